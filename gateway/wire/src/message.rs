@@ -1,0 +1,351 @@
+//! Every message that crosses the line, as one enum per direction, with the limits that hold before anything is parsed.
+//!
+//! Encoding: a frame is a `u32` length (little endian) and that many bytes of postcard. Unknown variants are a typed error.
+//! Variants are only ever added at the end, and only used in a session whose version has them (see [`crate::version`]).
+
+use dedupe::{BlockNumber, BlockRun, ByteCount, GenerationId, Kind, LineageId, Mark, Root, UnixMillis};
+use serde::{Deserialize, Serialize};
+
+/// Bytes of one control frame at most. The largest is [`Ask::marks`]: 16,384 marks of 6 bytes are 96 KiB.
+pub const MAX_FRAME: usize = 256 << 10;
+/// Marks in one question at most: the blocks of one 64 MiB parcel.
+pub const MAX_MARKS: usize = 16_384;
+/// Characters of a name (site, volume) at most.
+pub const MAX_NAME: usize = 100;
+
+/// What the edge says on its control connection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum FromEdge {
+    /// First message of a control connection.
+    Hello(Hello),
+    /// A volume that this edge replicates. Repeating it is harmless; it may carry a new size or name.
+    Volume(VolumeOffer),
+    /// A generation is about to be sent. Answered by [`FromGateway::Accept`] or [`FromGateway::Refuse`].
+    Offer(GenerationOffer),
+    /// All parcels of the generation are acknowledged: make it visible if its root comes out right.
+    Seal {
+        /// The generation.
+        generation: GenerationId,
+        /// How many parcels it has.
+        parcels: u32,
+        /// What its bytes must hash to.
+        root: Root,
+    },
+    /// The edge gives a draft up (superseded, or its sending state was lost). The gateway forgets it.
+    Abandon {
+        /// The generation.
+        generation: GenerationId,
+    },
+    /// Which of these blocks does the gateway hold already, of any volume of the tenant? Since version 2.
+    Ask(Ask),
+    /// A certificate signing request (DER) to renew the edge's certificate.
+    Renew {
+        /// PKCS #10, DER.
+        request: Vec<u8>,
+    },
+    /// Blocks for a repair that the gateway asked for, as a parcel without bases; empty when the edge has them no more.
+    Repair {
+        /// The question's number.
+        id: u64,
+        /// The generation that the blocks belong to.
+        generation: GenerationId,
+        /// An encoded parcel, at most [`MAX_FRAME`] with the rest of the message.
+        parcel: Vec<u8>,
+    },
+    /// The edge wants blocks of a sealed generation back, because its own copy is damaged. Answered by [`FromGateway::Blocks`].
+    Fetch {
+        /// The question's number.
+        id: u64,
+        /// The generation.
+        generation: GenerationId,
+        /// The blocks, few enough for one frame.
+        blocks: Vec<BlockRun>,
+    },
+    /// A sign of life with what the NOC wants to know; small, and counted like everything else.
+    Status(EdgeStatus),
+}
+
+/// What the gateway says on a control connection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum FromGateway {
+    /// Answer to [`FromEdge::Hello`].
+    Welcome(Welcome),
+    /// Answer to [`FromEdge::Volume`]: the generations of it that the gateway holds, newest first, at most 64.
+    Held {
+        /// The volume's lineage.
+        lineage: LineageId,
+        /// Sealed generations: usable as bases.
+        sealed: Vec<(GenerationId, Root)>,
+        /// A draft that this edge may go on with, and the number of its next parcel.
+        draft: Option<(GenerationId, u32)>,
+    },
+    /// The generation may be sent, from this parcel on.
+    Accept {
+        /// The generation.
+        generation: GenerationId,
+        /// Number of the first parcel that is not yet durable and verified here.
+        next_parcel: u32,
+    },
+    /// The generation may not be sent.
+    Refuse {
+        /// The generation.
+        generation: GenerationId,
+        /// Why.
+        why: Refusal,
+    },
+    /// The generation is verified and visible.
+    Sealed {
+        /// The generation.
+        generation: GenerationId,
+        /// Its number for people.
+        number: u64,
+    },
+    /// Answer to [`FromEdge::Ask`].
+    Answer(Answer),
+    /// A renewed certificate (DER) and the CA certificates to trust from now on (DER).
+    Certificate {
+        /// The edge's certificate.
+        certificate: Vec<u8>,
+        /// Every CA certificate to trust, the old one included while a rotation lasts.
+        authorities: Vec<Vec<u8>>,
+    },
+    /// Where the gateway may be reached from now on, in order of preference.
+    Addresses(Vec<String>),
+    /// Please send these blocks: the gateway's copy is damaged.
+    RepairWanted {
+        /// Number to answer with.
+        id: u64,
+        /// The generation.
+        generation: GenerationId,
+        /// The blocks.
+        blocks: Vec<BlockRun>,
+    },
+    /// Answer to [`FromEdge::Fetch`]: an encoded parcel without bases; empty when the gateway has them no more.
+    Blocks {
+        /// The question's number.
+        id: u64,
+        /// The parcel.
+        parcel: Vec<u8>,
+    },
+    /// The session ends, and why. The connection is closed after it.
+    Bye {
+        /// Why.
+        why: Refusal,
+    },
+}
+
+/// Who speaks, and what it understands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The edge's software version, for people.
+    pub software: String,
+    /// Random number of this run of the edge's daemon. A second live session of the same site with another number is a clone.
+    pub instance: u64,
+    /// The edge's clock.
+    pub now: UnixMillis,
+}
+
+/// The gateway's first answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The gateway's software version, for people.
+    pub software: String,
+    /// The gateway's clock.
+    pub now: UnixMillis,
+    /// Names the control connection to the data connection.
+    pub session: u64,
+    /// Where the gateway may be reached, in order of preference.
+    pub addresses: Vec<String>,
+}
+
+/// A volume and its lineage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VolumeOffer {
+    /// The lineage, made by the edge when the volume was added.
+    pub lineage: LineageId,
+    /// What the lineage holds.
+    pub kind: Kind,
+    /// The volume's name at the site, at most [`MAX_NAME`] characters.
+    pub name: String,
+}
+
+/// What is going to be sent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GenerationOffer {
+    /// The lineage.
+    pub lineage: LineageId,
+    /// The new generation.
+    pub generation: GenerationId,
+    /// The generation that it builds on, with its root; `None` for a seed.
+    pub parent: Option<(GenerationId, Root)>,
+    /// Size of the volume in this generation.
+    pub size: ByteCount,
+    /// When it was captured.
+    pub captured_at: UnixMillis,
+}
+
+/// A question for exact references. The answer to a sample decides whether the rest is asked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ask {
+    /// Number of the question, given back in the answer.
+    pub id: u64,
+    /// The blocks' marks, at most [`MAX_MARKS`].
+    pub marks: Vec<Mark>,
+}
+
+/// What the gateway holds of a question.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Number of the question.
+    pub id: u64,
+    /// Runs of marks that are held, in the order of the question.
+    pub found: Vec<Found>,
+}
+
+/// `count` marks from number `at` on are the blocks from `first` on of `generation`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Found {
+    /// Index into the question's marks.
+    pub at: u32,
+    /// Length of the run.
+    pub count: u32,
+    /// A sealed generation of the tenant.
+    pub generation: GenerationId,
+    /// Its block that equals mark `at`.
+    pub first: BlockNumber,
+}
+
+/// A sign of life, once a minute.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EdgeStatus {
+    /// Bytes that wait in the spool.
+    pub spooled: u64,
+    /// IP-level bytes sent since the daemon started.
+    pub sent: u64,
+    /// IP-level bytes received since the daemon started.
+    pub received: u64,
+    /// One sentence for people: what it is doing and what holds it back.
+    pub doing: String,
+}
+
+/// Why something was refused; each says what the edge does about it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// The edge re-plans from what the gateway holds.
+    #[error("the gateway holds another generation than the one this delta builds on")]
+    WrongBase {
+        /// The newest sealed generation of the lineage, if there is one.
+        have: Option<(GenerationId, Root)>,
+    },
+    /// The edge abandons the draft and sends the changed leaves plainly.
+    #[error("the rebuilt volume hashes to {0}, which is not the root of the generation")]
+    WrongRoot(Root),
+    /// The edge encodes the parcel again without these bases.
+    #[error("a base is missing at the gateway: {0}")]
+    MissingBase(GenerationId),
+    /// The edge sends the parcel again.
+    #[error("the parcel arrived damaged: {0}")]
+    Damaged(String),
+    /// The edge asks the gateway again for its state.
+    #[error("parcel {got} came where parcel {want} was due")]
+    OutOfOrder {
+        /// Number of the parcel that was due.
+        want: u32,
+        /// Number of the parcel that came.
+        got: u32,
+    },
+    /// The edge waits and tries again.
+    #[error("the gateway has no room: {0}")]
+    NoRoom(String),
+    /// The edge stops and says so; only a person can help.
+    #[error("the site is revoked; enrol it again with a new token if that was a mistake")]
+    Revoked,
+    /// The edge stops and says so; only a person can help.
+    #[error("another edge with the same identity is connected; one of them is a copy")]
+    Cloned,
+    /// The lineage belongs to another site.
+    #[error("the volume belongs to another site of the tenant")]
+    Foreign,
+    /// A message that does not belong there.
+    #[error("unexpected message: {0}")]
+    Protocol(String),
+    /// The edge waits and tries again.
+    #[error("the gateway could not do it now: {0}")]
+    Internal(String),
+}
+
+impl Refusal {
+    /// Whether trying the same again, later, can help.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Refusal::NoRoom(_) | Refusal::Internal(_) | Refusal::Damaged(_) | Refusal::OutOfOrder { .. })
+    }
+}
+
+/// First frame of each parcel's stream on the data connection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum DataRequest {
+    /// First frame of the data connection's first stream: which control connection it belongs to.
+    Join {
+        /// [`Welcome::session`].
+        session: u64,
+    },
+    /// A parcel. The gateway answers with [`DataReply::From`], the edge then sends the rest of the bytes and finishes its side.
+    Parcel {
+        /// The generation.
+        generation: GenerationId,
+        /// The parcel's number in the generation, from 0.
+        number: u32,
+        /// Its length in bytes.
+        len: u64,
+        /// BLAKE3 of the encoded bytes: the name under which a part of it may be resumed.
+        hash: [u8; 32],
+    },
+}
+
+/// What the gateway answers on a parcel's stream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum DataReply {
+    /// The data connection belongs to its control connection now.
+    Joined,
+    /// Send the bytes from this offset on; everything before is durable here. Equal to the length: nothing is to be sent.
+    From {
+        /// The offset.
+        offset: u64,
+    },
+    /// The parcel is decoded, verified and durable: the edge may forget it.
+    Done,
+    /// It is not.
+    Refused(Refusal),
+}
+
+/// What an edge without a certificate says on an enrolment connection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EnrolRequest {
+    /// The token's id.
+    pub token: [u8; 16],
+    /// The token's secret.
+    pub secret: [u8; 32],
+    /// A certificate signing request, PKCS #10, DER.
+    pub request: Vec<u8>,
+}
+
+/// The answer to [`EnrolRequest`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum EnrolReply {
+    /// The edge is enrolled.
+    Enrolled {
+        /// The site's name.
+        site: String,
+        /// The edge's certificate, DER.
+        certificate: Vec<u8>,
+        /// Every CA certificate to trust, DER.
+        authorities: Vec<Vec<u8>>,
+        /// Where the gateway may be reached.
+        addresses: Vec<String>,
+    },
+    /// It is not, and why: unknown, used or expired tokens are not told apart.
+    Refused {
+        /// For people.
+        why: String,
+    },
+}
