@@ -1,0 +1,204 @@
+//! The handle on one line: its rate, its bucket and everyone who waits for it.
+
+use crate::breaker::Breaker;
+use crate::bucket::{Bucket, Class, Readiness};
+use crate::meter::{Meter, MeterReading};
+use crate::units::{BitsPerSec, Rate};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Instant;
+
+/// One line, shared by the sockets that were bound with it. Clones are handles on the same line.
+#[derive(Debug, Clone)]
+pub struct Shaper(Arc<Line>);
+
+/// What may be set once, when the line is made.
+#[derive(Debug, Clone, Copy)]
+pub struct ShaperOptions {
+    /// The rate that control keeps while data is closed: enough for keep-alives, a policy and a handshake in under 5 s.
+    pub control_reserve: BitsPerSec,
+    /// Bytes that the line adds to each packet and that count against the rate: 0 when the rate means IP bytes, 38 for whole
+    /// Ethernet frames, about 40 for PPPoE over ATM.
+    pub packet_overhead: u16,
+}
+
+impl Default for ShaperOptions {
+    fn default() -> Self {
+        ShaperOptions { control_reserve: BitsPerSec::kbit(16), packet_overhead: 0 }
+    }
+}
+
+/// One datagram that left, as the bucket saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Departure {
+    /// When it was allowed to leave.
+    pub at: Instant,
+    /// Its bytes at IP level, with the line's overhead.
+    pub bytes: u32,
+}
+
+#[derive(Debug)]
+struct Line {
+    state: Mutex<State>,
+    options: ShaperOptions,
+    meter: Meter,
+    next_waiter: AtomicU64,
+}
+
+#[derive(Debug)]
+struct State {
+    /// What was asked; the bucket holds it times the breaker's share.
+    asked: Rate,
+    breaker: Breaker,
+    bucket: Bucket,
+    waiters: HashMap<u64, Waker>,
+    trace: Option<Trace>,
+}
+
+#[derive(Debug)]
+struct Trace {
+    room: usize,
+    departures: Vec<Departure>,
+}
+
+impl Shaper {
+    /// A line of this rate, with the default options. Nothing is saved up at the start.
+    pub fn new(rate: Rate) -> Self {
+        Self::with_options(rate, ShaperOptions::default())
+    }
+
+    /// A line of this rate.
+    pub fn with_options(rate: Rate, options: ShaperOptions) -> Self {
+        let state = State {
+            asked: rate,
+            breaker: Breaker::default(),
+            bucket: Bucket::new(rate, options.control_reserve, now()),
+            waiters: HashMap::new(),
+            trace: None,
+        };
+        Shaper(Arc::new(Line {
+            state: Mutex::new(state),
+            options,
+            meter: Meter::default(),
+            next_waiter: AtomicU64::new(0),
+        }))
+    }
+
+    /// Sets the rate from this moment on and wakes every sender that waits; what is under way on the line stays under way.
+    pub fn set_rate(&self, rate: Rate) {
+        let mut state = self.lock();
+        state.asked = rate;
+        state.apply();
+    }
+
+    /// The rate that was asked.
+    pub fn rate(&self) -> Rate {
+        self.lock().asked
+    }
+
+    /// The rate that holds now: the asked one, or less while the line loses heavily (see [`Breaker`]).
+    pub fn effective_rate(&self) -> Rate {
+        self.lock().bucket.rate()
+    }
+
+    /// What all sockets of this line sent and received.
+    pub fn meter(&self) -> MeterReading {
+        self.0.meter.reading()
+    }
+
+    /// Keeps the next `room` departures in memory, for a check of conformance. 24 bytes each.
+    pub fn record(&self, room: usize) {
+        self.lock().trace = Some(Trace { room, departures: Vec::new() });
+    }
+
+    /// Ends the record and hands it over; empty when there was none.
+    pub fn take_record(&self) -> Vec<Departure> {
+        self.lock().trace.take().map(|trace| trace.departures).unwrap_or_default()
+    }
+
+    /// Takes in what the peer acknowledged and what was lost of the data connection.
+    pub(crate) fn observe(&self, now: Instant, acknowledged: u64, lost: u64) {
+        let mut state = self.lock();
+        if state.breaker.observe(now, acknowledged, lost) {
+            state.apply();
+            tracing::warn!(rate = %state.bucket.rate(), asked = %state.asked, "the line's loss changed the rate");
+        }
+    }
+
+    pub(crate) fn options(&self) -> ShaperOptions {
+        self.0.options
+    }
+
+    pub(crate) fn total(&self) -> &Meter {
+        &self.0.meter
+    }
+
+    /// A number under which one poller waits.
+    pub(crate) fn waiter(&self) -> u64 {
+        self.0.next_waiter.fetch_add(1, Relaxed)
+    }
+
+    /// Whether `class` may send; if not, `waker` is woken when the rate changes (the deadline is the caller's to wait for).
+    pub(crate) fn poll(&self, class: Class, waiter: u64, waker: &Waker) -> Readiness {
+        let mut state = self.lock();
+        let readiness = state.bucket.readiness(now(), class);
+        if readiness == Readiness::Now {
+            state.waiters.remove(&waiter);
+        } else {
+            state.waiters.entry(waiter).and_modify(|known| known.clone_from(waker)).or_insert_with(|| waker.clone());
+        }
+        readiness
+    }
+
+    pub(crate) fn forget(&self, waiter: u64) {
+        self.lock().waiters.remove(&waiter);
+    }
+
+    /// Pays for a datagram of `bytes`; false when another sender was faster or the rate has changed since it was polled.
+    #[must_use]
+    pub(crate) fn take(&self, class: Class, bytes: u64) -> bool {
+        let (mut state, now) = (self.lock(), now());
+        if !state.bucket.take(now, class, bytes) {
+            return false;
+        }
+        if let Some(trace) = state.trace.as_mut().filter(|trace| trace.departures.len() < trace.room) {
+            trace.departures.push(Departure { at: now, bytes: bytes as u32 });
+        }
+        true
+    }
+
+    /// Gives back what was paid for a datagram that the kernel did not take.
+    pub(crate) fn refund(&self, bytes: u64) {
+        let mut state = self.lock();
+        state.bucket.refund(bytes);
+        if let Some(trace) = &mut state.trace {
+            if let Some(at) = trace.departures.iter().rposition(|departure| u64::from(departure.bytes) == bytes) {
+                trace.departures.remove(at);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // The state is whole after every statement, so a panic elsewhere under the lock leaves nothing half done.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Puts what was asked and what the line bears into the bucket, and wakes those whose deadline belongs to the old rate.
+    fn apply(&mut self) {
+        let rate = match self.asked {
+            Rate::Limited(limit) => Rate::Limited(limit.scaled(self.breaker.share())),
+            closed_or_unlimited => closed_or_unlimited,
+        };
+        self.bucket.set_rate(now(), rate);
+        self.waiters.drain().for_each(|(_, waker)| waker.wake());
+    }
+}
+
+/// The runtime's clock, so that tests may pause it; the same that quinn reads.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}

@@ -1,0 +1,361 @@
+//! The shaped UDP socket: every datagram that quinn sends passes the line's bucket here. The only file that knows quinn's socket traits.
+//!
+//! quinn asks a poller before it sends. The poller asks the bucket first and the kernel second, and sleeps until the bucket's deadline or
+//! a change of the rate, whichever comes first. `try_send` then pays; if another connection was faster it answers `WouldBlock`, after
+//! which quinn polls again and sleeps on the new deadline, so nothing spins. What the endpoint sends without polling (refusals, resets)
+//! is dropped when the line has no room, as if it were lost: none of it is worth a byte over the rate.
+//!
+//! Datagrams are sent with our own `sendmsg`: quinn-udp writes the traffic class of every packet from ECN alone, and data must be marked
+//! as lower effort (RFC 8622) while control keeps the default class.
+
+use crate::bucket::{Class, Readiness};
+use crate::meter::{Cost, Meter, MeterReading};
+use crate::shaper::Shaper;
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, SockaddrStorage, sendmsg, setsockopt, socket, sockopt,
+};
+use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
+use quinn::{AsyncUdpSocket, TokioRuntime, UdpPoller};
+use std::fmt;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+use tokio::io::Interest;
+use tokio::time::Sleep;
+
+/// What a socket is for. It decides who may overtake whom, and how packets are marked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The edge's parcels: limited, marked as lower effort (DSCP LE, RFC 8622) so that a line with queues of its own puts them last.
+    Data,
+    /// The edge's messages: limited with the reserve, default class.
+    Control,
+    /// The gateway's one socket for all edges: metered, not limited.
+    Gateway,
+}
+
+/// A UDP socket whose datagrams are metered, marked, never fragmented, and sent only when the line's bucket allows.
+#[derive(Debug)]
+pub struct ShapedSocket {
+    io: tokio::net::UdpSocket,
+    /// Receives with ECN and coalescing, and has set up the socket against fragmentation.
+    state: UdpSocketState,
+    role: Role,
+    shaper: Shaper,
+    meter: Meter,
+    /// The kernel's buffer had no room at the last try, so the next poll must wait for it.
+    full: AtomicBool,
+    warned: AtomicBool,
+}
+
+/// DSCP LE (RFC 8622) in the upper six bits of the traffic class.
+const LOWER_EFFORT: u8 = 1 << 2;
+/// Room for bursts of large datagrams: 212,992 bytes, the usual default, hold three of 64 KiB. Best effort: the kernel may grant less.
+const SOCKET_BUFFER: usize = 4 << 20;
+/// The most that one `sendmsg` may carry: 65,535 less the longest headers, however many segments it is.
+const LARGEST_SEND: usize = 65_487;
+
+/// Binds a socket for `role` on the line of `shaper`. An IPv6 address is bound for both families where the system allows it.
+///
+/// Must be called within a tokio runtime. Errors are the system's: the address in use or not ours, no descriptor left.
+pub fn bind(addr: SocketAddr, role: Role, shaper: &Shaper) -> io::Result<Arc<ShapedSocket>> {
+    let fd = open(addr)?;
+    let socket = std::net::UdpSocket::from(fd);
+    let state = UdpSocketState::new((&socket).into())?;
+    Ok(Arc::new(ShapedSocket {
+        io: tokio::net::UdpSocket::from_std(socket)?,
+        state,
+        role,
+        shaper: shaper.clone(),
+        meter: Meter::default(),
+        full: AtomicBool::new(false),
+        warned: AtomicBool::new(false),
+    }))
+}
+
+/// A quinn endpoint over a shaped socket; with a server configuration it also accepts.
+pub fn endpoint(
+    socket: Arc<ShapedSocket>,
+    config: quinn::EndpointConfig,
+    server: Option<quinn::ServerConfig>,
+) -> io::Result<quinn::Endpoint> {
+    quinn::Endpoint::new_with_abstract_socket(config, server, socket, Arc::new(TokioRuntime))
+}
+
+fn open(addr: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let fd = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
+    if addr.is_ipv6() {
+        if let Err(error) = setsockopt(&fd, sockopt::Ipv6V6Only, &false) {
+            tracing::debug!(%error, "no dual-stack socket; IPv6 only");
+        }
+    }
+    // With the right to do so the system's ceiling is passed; else it is taken as it is.
+    let forced = setsockopt(&fd, sockopt::RcvBufForce, &SOCKET_BUFFER)
+        .and_then(|()| setsockopt(&fd, sockopt::SndBufForce, &SOCKET_BUFFER));
+    if forced.is_err() {
+        setsockopt(&fd, sockopt::RcvBuf, &SOCKET_BUFFER)?;
+        setsockopt(&fd, sockopt::SndBuf, &SOCKET_BUFFER)?;
+    }
+    nix::sys::socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(addr))?;
+    Ok(fd)
+}
+
+impl ShapedSocket {
+    /// The address it is bound to.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.io.local_addr()
+    }
+
+    /// What this socket sent and received.
+    pub fn meter(&self) -> MeterReading {
+        self.meter.reading()
+    }
+
+    /// The class whose turn at the line's bucket this socket needs; none for the gateway, whose bucket per destination will be asked
+    /// here once downlinks are limited.
+    fn class(&self) -> Option<Class> {
+        match self.role {
+            Role::Data => Some(Class::Data),
+            Role::Control => Some(Class::Control),
+            Role::Gateway => None,
+        }
+    }
+
+    /// Pays for `bytes` to `_peer`.
+    fn take(&self, _peer: SocketAddr, bytes: u64) -> bool {
+        self.class().is_none_or(|class| self.shaper.take(class, bytes))
+    }
+
+    fn refund(&self, bytes: u64) {
+        if self.class().is_some() {
+            self.shaper.refund(bytes);
+        }
+    }
+
+    /// Pays for and sends one piece: one datagram, or equal ones that the kernel takes apart.
+    fn send_piece(&self, transmit: &Transmit<'_>, piece: &[u8], segment: usize) -> io::Result<()> {
+        let cost = Cost::of(piece.len(), segment, transmit.destination, self.shaper.options().packet_overhead);
+        if !self.take(transmit.destination, cost.bytes) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        match self.io.try_io(Interest::WRITABLE, || self.sendmsg(transmit, piece, segment)) {
+            Ok(()) => {
+                self.meter.sent(cost);
+                self.shaper.total().sent(cost);
+                Ok(())
+            }
+            Err(error) => {
+                self.refund(cost.bytes);
+                self.judge(error, transmit)
+            }
+        }
+    }
+
+    /// Only a full kernel buffer is news to quinn. Everything else is a datagram that did not leave, which it treats like a lost one:
+    /// the line may be down, the address gone, a firewall in the way, and all of that may pass.
+    fn judge(&self, error: io::Error, transmit: &Transmit<'_>) -> io::Result<()> {
+        if error.kind() == io::ErrorKind::WouldBlock {
+            self.full.store(true, Relaxed);
+            return Err(error);
+        }
+        // A probe above the interface's MTU is how the path's MTU is found.
+        let expected = error.raw_os_error() == Some(libc::EMSGSIZE);
+        if !expected && !self.warned.swap(true, Relaxed) {
+            tracing::warn!(%error, peer = %transmit.destination, "a datagram could not be sent; will go on trying");
+        }
+        Ok(())
+    }
+
+    fn sendmsg(&self, transmit: &Transmit<'_>, piece: &[u8], segment: usize) -> io::Result<()> {
+        let destination = transmit.destination;
+        let mark = if self.role == Role::Data { LOWER_EFFORT } else { 0 };
+        let class = mark | transmit.ecn.map_or(0, |ecn| ecn as u8);
+        let (class6, segment_size) = (i32::from(class), segment as u16);
+        // A mapped IPv4 address on a dual-stack socket takes IPv4's control messages.
+        let marked = match destination.ip().to_canonical() {
+            IpAddr::V4(_) => ControlMessage::Ipv4Tos(&class),
+            IpAddr::V6(_) => ControlMessage::Ipv6TClass(&class6),
+        };
+        let (source4, source6) = sources(transmit.src_ip);
+        let mut control = [marked, marked, marked];
+        let mut count = 1;
+        let source = source4.as_ref().map(ControlMessage::Ipv4PacketInfo);
+        if let Some(source) = source.or(source6.as_ref().map(ControlMessage::Ipv6PacketInfo)) {
+            control[count] = source;
+            count += 1;
+        }
+        if piece.len() > segment {
+            control[count] = ControlMessage::UdpGsoSegments(&segment_size);
+            count += 1;
+        }
+        let address = SockaddrStorage::from(destination);
+        loop {
+            match sendmsg(
+                self.io.as_raw_fd(),
+                &[IoSlice::new(piece)],
+                &control[..count],
+                MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
+                Some(&address),
+            ) {
+                Err(Errno::EINTR) => {}
+                other => return other.map(drop).map_err(io::Error::from),
+            }
+        }
+    }
+}
+
+/// The address to send from, as the kernel wants it, so that an answer leaves from where the question arrived.
+fn sources(ip: Option<IpAddr>) -> (Option<libc::in_pktinfo>, Option<libc::in6_pktinfo>) {
+    match ip.map(|ip| ip.to_canonical()) {
+        None => (None, None),
+        Some(IpAddr::V4(ip)) => {
+            let ip = libc::in_addr { s_addr: u32::from_ne_bytes(ip.octets()) };
+            (Some(libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: ip, ipi_addr: libc::in_addr { s_addr: 0 } }), None)
+        }
+        Some(IpAddr::V6(ip)) => {
+            (None, Some(libc::in6_pktinfo { ipi6_ifindex: 0, ipi6_addr: libc::in6_addr { s6_addr: ip.octets() } }))
+        }
+    }
+}
+
+impl AsyncUdpSocket for ShapedSocket {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        let waiter = self.shaper.waiter();
+        Box::pin(Poller { socket: self, waiter, sleep: None, room: None })
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        let segment = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
+        let at_once = (LARGEST_SEND / segment).max(1) * segment;
+        let mut pieces = transmit.contents.chunks(at_once);
+        self.send_piece(transmit, pieces.next().unwrap_or_default(), segment)?;
+        for piece in pieces {
+            // The first piece has left and cannot be taken back: what finds the buffer full now counts as lost on the way.
+            self.send_piece(transmit, piece, segment).or_else(|error| match error.kind() {
+                io::ErrorKind::WouldBlock => Ok(()),
+                _ => Err(error),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let count = loop {
+            ready!(self.io.poll_recv_ready(cx))?;
+            let received = self.io.try_io(Interest::READABLE, || self.state.recv((&self.io).into(), bufs, meta));
+            match received {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                received => break received?,
+            }
+        };
+        for arrived in &meta[..count] {
+            let cost = Cost::of(arrived.len, arrived.stride, arrived.addr, self.shaper.options().packet_overhead);
+            self.meter.received(cost);
+            self.shaper.total().received(cost);
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.io.local_addr()
+    }
+
+    /// One where a rate is to be kept: a batch would leave as one burst (measured at 1.6 Mbit/s: peaks of 170-235 % over 100 ms).
+    fn max_transmit_segments(&self) -> usize {
+        let unlimited = self.role == Role::Gateway || self.shaper.rate() == crate::Rate::Unlimited;
+        if unlimited { self.state.max_gso_segments() } else { 1 }
+    }
+
+    /// One, although the kernel coalesces: quinn multiplies this with the largest datagram we accept, which is as large as any
+    /// coalesced packet can be, so each of its buffers holds one anyway.
+    fn max_receive_segments(&self) -> usize {
+        1
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.state.may_fragment()
+    }
+}
+
+/// One connection's turn at the socket: waits for the line first, then for the kernel.
+struct Poller {
+    socket: Arc<ShapedSocket>,
+    waiter: u64,
+    /// Made at the first wait and used again: a busy connection waits for each of its datagrams.
+    sleep: Option<Pin<Box<Sleep>>>,
+    /// The wait for room in the kernel's buffer, which is rare. Each poller has its own: the socket's plain `poll_send_ready` wakes
+    /// only the last that asked.
+    room: Option<Room>,
+}
+
+type Room = Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>;
+
+impl fmt::Debug for Poller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Poller").field("waiter", &self.waiter).finish_non_exhaustive()
+    }
+}
+
+impl Poller {
+    fn poll_line(&mut self, cx: &mut Context<'_>, class: Class) -> Poll<()> {
+        loop {
+            match self.socket.shaper.poll(class, self.waiter, cx.waker()) {
+                Readiness::Now => return Poll::Ready(()),
+                Readiness::Never => return Poll::Pending,
+                Readiness::At(deadline) => ready!(self.poll_sleep(cx, deadline)),
+            }
+        }
+    }
+
+    fn poll_sleep(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        let deadline = tokio::time::Instant::from_std(deadline);
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if sleep.deadline() != deadline {
+            sleep.as_mut().reset(deadline);
+        }
+        sleep.as_mut().poll(cx)
+    }
+
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.socket.full.load(Relaxed) {
+            self.room = None;
+            return Poll::Ready(Ok(()));
+        }
+        let room = self.room.get_or_insert_with(|| {
+            let socket = self.socket.clone();
+            Box::pin(async move { socket.io.writable().await })
+        });
+        let writable = ready!(room.as_mut().poll(cx));
+        self.room = None;
+        self.socket.full.store(false, Relaxed);
+        Poll::Ready(writable)
+    }
+}
+
+impl UdpPoller for Poller {
+    fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(class) = self.socket.class() {
+            ready!(self.poll_line(cx, class));
+        }
+        self.poll_room(cx)
+    }
+}
+
+impl Drop for Poller {
+    fn drop(&mut self) {
+        self.socket.shaper.forget(self.waiter);
+    }
+}
