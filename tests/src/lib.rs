@@ -1,1 +1,4 @@
-//! Under construction.
+//! The lab: what the scenarios, benchmarks and the demo are made of.
+
+pub mod images;
+pub mod volumes;
