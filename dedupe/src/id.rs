@@ -231,7 +231,8 @@ impl fmt::Debug for Mark {
 pub fn is_zero(bytes: &[u8]) -> bool {
     // 256 bytes a step: wide enough for the vector units, short enough to leave early on data.
     let mut steps = bytes.chunks_exact(256);
-    steps.all(|step| step.iter().fold(0, |all, byte| all | byte) == 0) && steps.remainder().iter().all(|byte| *byte == 0)
+    steps.all(|step| step.iter().fold(0, |all, byte| all | byte) == 0)
+        && steps.remainder().iter().all(|byte| *byte == 0)
 }
 
 #[cfg(test)]

@@ -1,5 +1,32 @@
 //! Chunking, the store, generations and the parcel codec. Synchronous; knows no network.
+//!
+//! Bottom up:
+//! * [`id`]: identity, place and unit as types; the grains (block, leaf, slab).
+//! * [`root`]: the proof, BLAKE3 as a tree. [`chunk`]: content-defined pieces. [`keys`]: encryption at rest.
+//! * [`storage`]: where packs lie. [`pack`]: what one looks like.
+//! * [`store`]: lineages, generations and their bytes, over packs and a redb index. [`draft`]: a generation in the making.
 
+mod cache;
+pub mod chunk;
+pub mod draft;
+pub mod error;
+pub mod fault;
+pub mod generation;
 pub mod id;
+mod index;
+pub mod keys;
+pub mod pack;
+pub mod root;
+mod slab;
+pub mod storage;
+pub mod store;
 
+pub use draft::{Draft, SlabReport, SlabScan};
+pub use error::{IngestError, SealError, StoreError};
+pub use fault::crash_point;
+pub use generation::{Generation, GenerationStats, Lineage, NewGeneration, Sealed};
 pub use id::*;
+pub use keys::Keys;
+pub use root::{Progress, root_of};
+pub use storage::{LocalPacks, PackClass, PackStorage, StorageError};
+pub use store::{Content, Store, StoreOptions, StoreStats, View};
