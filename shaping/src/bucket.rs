@@ -160,3 +160,199 @@ impl Bucket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const RESERVE: BitsPerSec = BitsPerSec::kbit(16);
+
+    fn limited(kbit: u64) -> Rate {
+        Rate::Limited(BitsPerSec::kbit(kbit))
+    }
+
+    /// Sends as soon as it is allowed until `until`; the bytes that left.
+    fn greedy(bucket: &mut Bucket, from: Instant, until: Instant, class: Class, bytes: u64) -> u64 {
+        let (mut now, mut sent) = (from, 0);
+        while now < until {
+            match bucket.readiness(now, class) {
+                Readiness::Now => {
+                    assert!(bucket.take(now, class, bytes));
+                    sent += bytes;
+                }
+                Readiness::At(later) => {
+                    assert!(later > now, "a deadline that has passed would spin");
+                    now = later;
+                }
+                Readiness::Never => break,
+            }
+        }
+        sent
+    }
+
+    #[test]
+    fn a_backlog_uses_the_whole_rate() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(limited(1_600), RESERVE, start);
+        let sent = greedy(&mut bucket, start, start + Duration::from_secs(60), Class::Data, 1_480);
+        let asked = 60 * 200_000;
+        assert!(sent >= asked - 1_480 && sent <= asked + 1_480, "{sent} of {asked}");
+    }
+
+    #[test]
+    fn closed_is_closed_for_data_and_slow_for_control() {
+        let start = Instant::now();
+        let minute = start + Duration::from_secs(60);
+        let mut bucket = Bucket::new(Rate::Closed, RESERVE, start);
+        assert_eq!(bucket.readiness(minute, Class::Data), Readiness::Never);
+        let mut bucket = Bucket::new(Rate::Closed, RESERVE, start);
+        let sent = greedy(&mut bucket, start, minute, Class::Control, 100);
+        let depth = Depth::at(RESERVE).bytes();
+        assert!(sent >= 60 * 2_000 && sent <= 60 * 2_000 + depth + 100, "{sent}");
+    }
+
+    #[test]
+    fn control_overtakes_a_backlog_of_data() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(limited(256), RESERVE, start);
+        greedy(&mut bucket, start, start + Duration::from_secs(1), Class::Data, 1_480);
+        let now = start + Duration::from_secs(1);
+        assert!(matches!(bucket.readiness(now, Class::Data), Readiness::At(_)));
+        assert!(bucket.take(now, Class::Control, 100), "control has its reserve");
+    }
+
+    #[test]
+    fn changes_give_nothing_away() {
+        let now = Instant::now();
+        let mut bucket = Bucket::new(limited(1_000), RESERVE, now);
+        for rate in [limited(2_000), Rate::Closed, limited(1_000), Rate::Unlimited, limited(500)].repeat(100) {
+            bucket.set_rate(now, rate);
+            if rate != Rate::Unlimited {
+                assert_ne!(bucket.readiness(now, Class::Data), Readiness::Now, "{rate}");
+            }
+        }
+        // A long closed time is not saved up for data.
+        bucket.set_rate(now, Rate::Closed);
+        let later = now + Duration::from_secs(3_600);
+        bucket.set_rate(later, limited(1_000));
+        assert_ne!(bucket.readiness(later, Class::Data), Readiness::Now);
+    }
+
+    #[test]
+    fn a_refund_restores_the_balance() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(limited(1_000), RESERVE, start);
+        let now = start + Duration::from_millis(5);
+        assert!(bucket.take(now, Class::Data, 60_000));
+        assert_ne!(bucket.readiness(now, Class::Data), Readiness::Now);
+        bucket.refund(60_000);
+        assert_eq!(bucket.readiness(now, Class::Data), Readiness::Now);
+    }
+
+    #[test]
+    fn a_clock_that_stands_or_goes_back_gives_nothing() {
+        let start = Instant::now() + Duration::from_secs(10);
+        let mut bucket = Bucket::new(limited(1_000), RESERVE, start);
+        assert_ne!(bucket.readiness(start - Duration::from_secs(5), Class::Data), Readiness::Now);
+        assert_ne!(bucket.readiness(start, Class::Data), Readiness::Now);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Wait(u64),
+        Send(Class, u64),
+        Change(Rate),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let class = prop_oneof![3 => Just(Class::Data), 1 => Just(Class::Control)];
+        let rate = prop_oneof![
+            1 => Just(Rate::Closed),
+            1 => Just(Rate::Unlimited),
+            6 => (8u64..20_000).prop_map(limited),
+        ];
+        prop_oneof![
+            3 => (0u64..20_000_000).prop_map(Step::Wait),
+            1 => (0u64..2_000_000_000).prop_map(Step::Wait),
+            8 => (class, 29u64..1_500).prop_map(|(class, bytes)| Step::Send(class, bytes)),
+            1 => rate.prop_map(Step::Change),
+        ]
+    }
+
+    /// The slow oracle: what may have left in each interval is added up from the rates that held, second by second of the trace.
+    struct Trace {
+        /// (nanoseconds from the start, bytes)
+        sent: Vec<(u64, u64)>,
+        /// (from, rate)
+        rates: Vec<(u64, Rate)>,
+    }
+
+    impl Trace {
+        /// Bits allowed between two instants plus the deepest depth; None when the line was unlimited in between.
+        fn allowed(&self, from: u64, to: u64) -> Option<f64> {
+            let (mut bits, mut depth) = (0.0, 0);
+            for (index, (begin, rate)) in self.rates.iter().enumerate() {
+                let end = self.rates.get(index + 1).map_or(u64::MAX, |next| next.0);
+                if end < from || *begin > to {
+                    continue;
+                }
+                let rate = match rate {
+                    Rate::Unlimited => return None,
+                    Rate::Closed => RESERVE,
+                    Rate::Limited(limit) => *limit,
+                };
+                bits += (end.min(to).saturating_sub((*begin).max(from))) as f64 * rate.bits() as f64 / 1e9;
+                depth = depth.max(Depth::at(rate).bytes());
+            }
+            Some(bits + depth as f64 * 8.0)
+        }
+
+        fn check(&self) -> Result<(), TestCaseError> {
+            for first in 0..self.sent.len() {
+                let (mut bytes, mut largest) = (0, 0);
+                for (at, size) in &self.sent[first..] {
+                    (bytes, largest) = (bytes + size, largest.max(*size));
+                    if let Some(allowed) = self.allowed(self.sent[first].0, *at) {
+                        let bound = allowed / 8.0 + largest as f64 + 1.0;
+                        prop_assert!(
+                            bytes as f64 <= bound,
+                            "{bytes} bytes in {} ns, bound {bound}",
+                            at - self.sent[first].0
+                        );
+                    }
+                }
+            }
+            Ok(())
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+        #[test]
+        fn every_interval_of_every_trace_conforms(steps in prop::collection::vec(step(), 1..150), first in 8u64..20_000) {
+            let start = Instant::now();
+            let mut bucket = Bucket::new(limited(first), RESERVE, start);
+            let mut trace = Trace { sent: Vec::new(), rates: vec![(0, limited(first))] };
+            let mut at = 0;
+            for step in steps {
+                let now = start + Duration::from_nanos(at);
+                match step {
+                    Step::Wait(ns) => at += ns,
+                    Step::Send(class, bytes) => {
+                        let closed = bucket.rate() == Rate::Closed;
+                        if bucket.take(now, class, bytes) {
+                            prop_assert!(!(closed && class == Class::Data), "data left a closed line");
+                            trace.sent.push((at, bytes));
+                        }
+                    }
+                    Step::Change(rate) => {
+                        bucket.set_rate(now, rate);
+                        trace.rates.push((at, rate));
+                    }
+                }
+            }
+            trace.check()?;
+        }
+    }
+}

@@ -173,10 +173,10 @@ impl Shaper {
     pub(crate) fn refund(&self, bytes: u64) {
         let mut state = self.lock();
         state.bucket.refund(bytes);
-        if let Some(trace) = &mut state.trace {
-            if let Some(at) = trace.departures.iter().rposition(|departure| u64::from(departure.bytes) == bytes) {
-                trace.departures.remove(at);
-            }
+        if let Some(trace) = &mut state.trace
+            && let Some(at) = trace.departures.iter().rposition(|departure| u64::from(departure.bytes) == bytes)
+        {
+            trace.departures.remove(at);
         }
     }
 

@@ -92,10 +92,10 @@ pub fn endpoint(
 fn open(addr: SocketAddr) -> io::Result<OwnedFd> {
     let family = if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let fd = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
-    if addr.is_ipv6() {
-        if let Err(error) = setsockopt(&fd, sockopt::Ipv6V6Only, &false) {
-            tracing::debug!(%error, "no dual-stack socket; IPv6 only");
-        }
+    if addr.is_ipv6()
+        && let Err(error) = setsockopt(&fd, sockopt::Ipv6V6Only, &false)
+    {
+        tracing::debug!(%error, "no dual-stack socket; IPv6 only");
     }
     // With the right to do so the system's ceiling is passed; else it is taken as it is.
     let forced = setsockopt(&fd, sockopt::RcvBufForce, &SOCKET_BUFFER)

@@ -219,8 +219,8 @@ mod tests {
 
     #[test]
     fn without_a_route_ethernet_is_assumed() {
-        // Class E is routed nowhere.
-        assert_eq!(at("unlimited", "240.0.0.1:1"), 1_452);
+        // A link-local address without its interface leads nowhere.
+        assert_eq!(at("unlimited", "[fe80::1]:1"), 1_452);
     }
 
     #[test]

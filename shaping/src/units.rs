@@ -107,7 +107,7 @@ impl fmt::Display for BitsPerSec {
         // The largest unit that needs at most three decimals and a whole part: exact, and parsed back to the same value.
         let (name, unit) = UNITS
             .into_iter()
-            .find(|(_, unit)| self.0 >= *unit && (*unit < 1_000 || self.0 % (unit / 1_000) == 0))
+            .find(|(_, unit)| self.0 >= *unit && (*unit < 1_000 || self.0.is_multiple_of(unit / 1_000)))
             .unwrap_or(("bit/s", 1));
         let decimals = format!("{:03}", (self.0 % unit) * 1_000 / unit);
         match decimals.trim_end_matches('0') {
