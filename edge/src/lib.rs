@@ -1,1 +1,10 @@
-//! Under construction.
+//! The appliance at a site.
+
+pub mod budget;
+pub mod config;
+mod files;
+pub mod journal;
+pub mod sender;
+pub mod source;
+pub mod spool;
+pub mod text;

@@ -1,0 +1,225 @@
+//! Where a volume's bytes come from.
+//!
+//! A [`Source`] is a view of one volume for one capture. It says where data is, so that holes are never read, and reads; what a failed
+//! read means is decided in [`careful`].
+
+pub mod block;
+pub mod careful;
+pub mod file;
+
+use dedupe::{ByteCount, ByteOffset};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// The smallest unit of a disk: every volume is a multiple of it.
+pub const SECTOR: u64 = 512;
+
+/// One volume, opened for one capture. Read by several threads at once.
+pub trait Source: Send + Sync {
+    /// Its size when it was opened; a multiple of [`SECTOR`].
+    fn size(&self) -> ByteCount;
+
+    /// Bytes that the device reads at least at once; a multiple of [`SECTOR`].
+    fn block_size(&self) -> u32;
+
+    /// The first range of bytes within `within` that may hold data. What lies before it is a hole and reads as zeroes. `None`: only holes are left.
+    fn next_data(&self, within: Range<u64>) -> Result<Option<Range<u64>>, SourceError>;
+
+    /// Fills `buf` from `offset` on. Fails with [`SourceError::Shrank`] where the source ends early.
+    fn read_at(&self, offset: ByteOffset, buf: &mut [u8]) -> Result<(), SourceError>;
+
+    /// Says whether the source is still there and at least as large as it was when it was opened.
+    fn check(&self) -> Result<(), SourceError>;
+
+    /// What stays the same as long as nobody writes to the source; `None` where that cannot be told (block devices).
+    fn identity(&self) -> Option<Identity>;
+}
+
+/// A source that was left alone has the same identity as before. Only then an interrupted capture may go on where it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Device of the file system.
+    pub device: u64,
+    /// Inode number.
+    pub inode: u64,
+    /// Size in bytes.
+    pub size: u64,
+    /// Nanoseconds since 1970-01-01 UTC of the last write.
+    pub modified: i128,
+}
+
+/// Why a source could not be opened or read.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// It cannot be opened.
+    #[error("cannot open {path}: {source}; check the path and the rights of the user that the daemon runs as")]
+    Open {
+        /// The file or device.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// `file:` was given something else than a regular file.
+    #[error("{0} is not a regular file; for a disk or a logical volume write block:{0}")]
+    NotAFile(PathBuf),
+    /// `block:` was given something else than a block device.
+    #[error("{0} is not a block device; for an image file write file:{0}")]
+    NotABlockDevice(PathBuf),
+    /// The size is no multiple of a sector.
+    #[error(
+        "{path} has {size} bytes, which is not a multiple of 512, so it is not the image of a disk; if it should be one, extend it: truncate -s %512 {path}"
+    )]
+    OddSize {
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// It ended before the size that it had when the capture began.
+    #[error(
+        "{path} shrank to {now} bytes while it was captured (it had {before}); capture it again when it is left alone"
+    )]
+    Shrank {
+        /// The file or device.
+        path: PathBuf,
+        /// Bytes at the beginning of the capture.
+        before: u64,
+        /// Bytes now.
+        now: u64,
+    },
+    /// The path leads to nothing, or to something else, since the capture began.
+    #[error("{0} vanished or was replaced while it was captured; capture it again when it is back")]
+    Vanished(PathBuf),
+    /// The device could not read.
+    #[error("cannot read {len} bytes at byte {offset} of {path}: {source}")]
+    Read {
+        /// The file or device.
+        path: PathBuf,
+        /// Where.
+        offset: u64,
+        /// How much was asked.
+        len: usize,
+        /// The cause.
+        source: std::io::Error,
+    },
+}
+
+impl SourceError {
+    /// Whether the medium itself failed, so that smaller reads may still bring something back.
+    pub fn is_medium(&self) -> bool {
+        // EILSEQ is what checksumming file systems and EREMOTEIO what some drivers report for a bad sector.
+        const EIO: i32 = 5;
+        const EILSEQ: i32 = 84;
+        const EREMOTEIO: i32 = 121;
+        matches!(self, SourceError::Read { source, .. } if matches!(source.raw_os_error(), Some(EIO | EILSEQ | EREMOTEIO)))
+    }
+}
+
+/// Which volume to open, as people write it: `file:PATH` or `block:DEVICE`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum SourceSpec {
+    /// An image file.
+    File(PathBuf),
+    /// A block device.
+    Block(PathBuf),
+}
+
+/// Why a text does not name a source.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum NotASource {
+    /// Neither `file:` nor `block:`.
+    #[error(
+        "`{0}` does not say what kind of source it is; write file:PATH for an image file or block:DEVICE for a disk"
+    )]
+    Kind(String),
+    /// No absolute path.
+    #[error(
+        "`{0}` needs an absolute path, because the daemon runs in another directory, as in file:/srv/images/disk.img"
+    )]
+    Path(String),
+}
+
+impl SourceSpec {
+    /// Opens it for one capture.
+    pub fn open(&self) -> Result<Box<dyn Source>, SourceError> {
+        Ok(match self {
+            SourceSpec::File(path) => Box::new(file::FileSource::open(path)?),
+            SourceSpec::Block(path) => Box::new(block::BlockSource::open(path)?),
+        })
+    }
+
+    /// The file or device.
+    pub fn path(&self) -> &Path {
+        match self {
+            SourceSpec::File(path) | SourceSpec::Block(path) => path,
+        }
+    }
+}
+
+impl FromStr for SourceSpec {
+    type Err = NotASource;
+    fn from_str(text: &str) -> Result<Self, NotASource> {
+        let said = || text.chars().take(256).collect::<String>();
+        let (kind, path) = text.split_once(':').ok_or_else(|| NotASource::Kind(said()))?;
+        let path = PathBuf::from(path);
+        let spec = match kind {
+            "file" => SourceSpec::File(path),
+            "block" => SourceSpec::Block(path),
+            _ => return Err(NotASource::Kind(said())),
+        };
+        if spec.path().is_absolute() { Ok(spec) } else { Err(NotASource::Path(said())) }
+    }
+}
+
+impl TryFrom<String> for SourceSpec {
+    type Error = NotASource;
+    fn try_from(text: String) -> Result<Self, NotASource> {
+        text.parse()
+    }
+}
+
+impl From<SourceSpec> for String {
+    fn from(spec: SourceSpec) -> String {
+        spec.to_string()
+    }
+}
+
+impl fmt::Display for SourceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SourceSpec::File(path) => write!(f, "file:{}", path.display()),
+            SourceSpec::Block(path) => write!(f, "block:{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_written_with_their_kind() {
+        let spec: SourceSpec = "file:/srv/a:b.img".parse().unwrap();
+        assert_eq!(spec, SourceSpec::File("/srv/a:b.img".into()));
+        assert_eq!(spec.to_string().parse(), Ok(spec));
+        assert_eq!("block:/dev/sda".parse(), Ok(SourceSpec::Block("/dev/sda".into())));
+    }
+
+    #[test]
+    fn a_bad_source_is_refused_with_an_example() {
+        let refusal = |text: &str| text.parse::<SourceSpec>().unwrap_err().to_string();
+        assert_eq!(
+            refusal("/dev/sda"),
+            "`/dev/sda` does not say what kind of source it is; write file:PATH for an image file or block:DEVICE for a disk"
+        );
+        assert!(refusal("nbd:/x").contains("block:DEVICE"));
+        assert_eq!(
+            refusal("file:disk.img"),
+            "`file:disk.img` needs an absolute path, because the daemon runs in another directory, as in file:/srv/images/disk.img"
+        );
+    }
+}
