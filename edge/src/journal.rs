@@ -3,7 +3,6 @@
 //! `spool.redb` in the state directory. Every commit is durable when it returns (redb's two-phase pages and an fsync). After an I/O error, a full disk
 //! for one, redb wants the file closed and opened again; the next call does that, so the state ends by itself when there is room.
 
-use crate::source::Identity;
 use dedupe::{BlockNumber, GenerationId, LineageId, Root, UnixMillis};
 use redb::{Database, ReadableDatabase, TableDefinition, WriteTransaction};
 use serde::de::DeserializeOwned;
@@ -20,8 +19,6 @@ pub(crate) const SENDING: TableDefinition<Bytes, Bytes> = TableDefinition::new("
 pub(crate) const PARCELS: TableDefinition<Bytes, Bytes> = TableDefinition::new("parcels_1");
 /// By lineage: what the gateway has sealed, newest first, [`Acknowledged`].
 const ACKNOWLEDGED: TableDefinition<Bytes, Bytes> = TableDefinition::new("acknowledged_1");
-/// By lineage: the capture in progress, [`Capturing`].
-const CAPTURING: TableDefinition<Bytes, Bytes> = TableDefinition::new("capturing_1");
 /// By generation: what could not be read when it was captured, as a list of byte ranges.
 const UNREADABLE: TableDefinition<Bytes, Bytes> = TableDefinition::new("unreadable_1");
 
@@ -91,19 +88,6 @@ pub struct Acknowledged {
     pub cost: Cost,
 }
 
-/// A capture that has begun and not ended.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Capturing {
-    /// The draft.
-    pub generation: GenerationId,
-    /// What the source was when it began; `None`: cannot be told, so it cannot go on.
-    pub identity: Option<Identity>,
-    /// When it began.
-    pub captured_at: UnixMillis,
-    /// What could not be read so far.
-    pub unreadable: Vec<Range<u64>>,
-}
-
 /// Why the journal could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
@@ -159,7 +143,7 @@ impl Journal {
     pub fn open(path: &Path) -> Result<Journal, JournalError> {
         let journal = Journal { path: path.to_owned(), database: Mutex::new(None) };
         journal.commit(|write| {
-            for table in [SENDING, PARCELS, ACKNOWLEDGED, CAPTURING, UNREADABLE] {
+            for table in [SENDING, PARCELS, ACKNOWLEDGED, UNREADABLE] {
                 write.open_table(table)?;
             }
             Ok(())
@@ -190,25 +174,9 @@ impl Journal {
         })
     }
 
-    /// The capture in progress.
-    pub fn capturing(&self, lineage: LineageId) -> Result<Option<Capturing>, JournalError> {
-        self.read(CAPTURING, &lineage.0)
-    }
-
-    /// A capture has begun or moved on.
-    pub fn set_capturing(&self, lineage: LineageId, capturing: &Capturing) -> Result<(), JournalError> {
-        self.commit(|write| put(write, CAPTURING, &lineage.0, capturing))
-    }
-
-    /// A capture has ended. What it could not read is kept with the generation if it was sealed.
-    pub fn end_capturing(&self, lineage: LineageId, sealed: Option<&Capturing>) -> Result<(), JournalError> {
-        self.commit(|write| {
-            if let Some(sealed) = sealed.filter(|sealed| !sealed.unreadable.is_empty()) {
-                put(write, UNREADABLE, &sealed.generation.0, &sealed.unreadable)?;
-            }
-            write.open_table(CAPTURING)?.remove(lineage.0.as_slice())?;
-            Ok(())
-        })
+    /// Remembers what could not be read for `generation`, before it is sealed.
+    pub fn set_unreadable(&self, generation: GenerationId, ranges: &[Range<u64>]) -> Result<(), JournalError> {
+        self.commit(|write| put(write, UNREADABLE, &generation.0, &ranges))
     }
 
     /// Byte ranges that could not be read when `generation` was captured; they are zero in it.
@@ -219,7 +187,7 @@ impl Journal {
     /// Forgets all about a lineage whose volume was removed.
     pub fn forget(&self, lineage: LineageId) -> Result<(), JournalError> {
         self.commit(|write| {
-            for table in [SENDING, ACKNOWLEDGED, CAPTURING] {
+            for table in [SENDING, ACKNOWLEDGED] {
                 write.open_table(table)?.remove(lineage.0.as_slice())?;
             }
             Ok(())
@@ -339,24 +307,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("spool.redb");
         let lineage = LineageId::random();
-        let capturing = Capturing {
-            generation: GenerationId::random(),
-            identity: Some(Identity { device: 1, inode: 2, size: 3, modified: -4 }),
-            captured_at: UnixMillis(5),
-            unreadable: vec![512..1024],
-        };
         let journal = Journal::open(&path).unwrap();
-        journal.set_capturing(lineage, &capturing).unwrap();
+        let generation = GenerationId::random();
+        journal.set_unreadable(generation, &[512..1024]).unwrap();
         for byte in 1..=5 {
             journal.acknowledge(lineage, acknowledged(byte)).unwrap();
         }
         drop(journal);
         let journal = Journal::open(&path).unwrap();
-        assert_eq!(journal.capturing(lineage).unwrap(), Some(capturing.clone()));
         assert_eq!(journal.acknowledged(lineage).unwrap(), [5, 4, 3].map(acknowledged));
-        journal.end_capturing(lineage, Some(&capturing)).unwrap();
-        assert_eq!(journal.capturing(lineage).unwrap(), None);
-        assert_eq!(journal.unreadable(capturing.generation).unwrap(), [512..1024]);
+        assert_eq!(journal.unreadable(generation).unwrap(), [512..1024]);
+        assert_eq!(journal.unreadable(GenerationId::random()).unwrap(), []);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The appliance at a site.
 
 pub mod budget;
+pub mod capture;
 pub mod config;
 mod files;
 pub mod journal;

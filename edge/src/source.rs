@@ -78,6 +78,9 @@ pub enum SourceError {
         /// Its size in bytes.
         size: u64,
     },
+    /// There is nothing to capture.
+    #[error("{0} has no bytes; a volume has at least one sector")]
+    Empty(PathBuf),
     /// It ended before the size that it had when the capture began.
     #[error(
         "{path} shrank to {now} bytes while it was captured (it had {before}); capture it again when it is left alone"

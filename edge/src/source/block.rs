@@ -30,6 +30,9 @@ impl BlockSource {
         }
         let mut file = File::open(path).map_err(failed)?;
         let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
+        if size == 0 {
+            return Err(SourceError::Empty(path.to_owned()));
+        }
         advise(&file);
         Ok(BlockSource {
             path: path.to_owned(),

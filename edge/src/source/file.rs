@@ -31,6 +31,9 @@ impl FileSource {
         if !identity.size.is_multiple_of(SECTOR) {
             return Err(SourceError::OddSize { path: path.to_owned(), size: identity.size });
         }
+        if identity.size == 0 {
+            return Err(SourceError::Empty(path.to_owned()));
+        }
         advise(&file);
         Ok(FileSource { path: path.to_owned(), file, identity })
     }
