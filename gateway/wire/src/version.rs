@@ -1,0 +1,120 @@
+//! Versions of the protocol. A connection's version is agreed by ALPN, before the first message.
+//!
+//! Each end offers every version that it speaks, newest first; the newest common one holds. Both ends speak one version back,
+//! so gateways are upgraded first, then edges, and neither waits for the other. A peer without a common version is refused
+//! in the TLS handshake, which [`crate::stream::Ended::NoCommonVersion`] makes readable.
+
+use crate::message::{FromEdge, FromGateway};
+
+/// A version of the protocol. Later ones compare greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Version {
+    /// Everything but questions about marks.
+    V1,
+    /// Adds [`FromEdge::Ask`] and [`FromGateway::Answer`].
+    V2,
+}
+
+/// What this build speaks, newest first.
+pub const SPOKEN: [Version; 2] = [Version::V2, Version::V1];
+
+/// ALPN of the connection on which an edge without a certificate enrols.
+pub const ENROL_ALPN: &[u8] = b"sluice-enrol/1";
+
+/// The peer and this build have no version in common.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("protocol `{0}` is not spoken here (spoken: sluice/2, sluice/1); upgrade the gateway first, then its edges")]
+pub struct Unknown(pub String);
+
+/// A message was used in a session whose version does not have it.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{message} exists since version {since:?}, and this session speaks {version:?}")]
+pub struct NotInVersion {
+    /// The message.
+    pub message: &'static str,
+    /// Its first version.
+    pub since: Version,
+    /// The session's version.
+    pub version: Version,
+}
+
+impl Version {
+    /// The name under which TLS agrees on it.
+    pub fn alpn(self) -> &'static [u8] {
+        match self {
+            Version::V1 => b"sluice/1",
+            Version::V2 => b"sluice/2",
+        }
+    }
+
+    /// The version that TLS agreed on.
+    pub fn from_alpn(alpn: &[u8]) -> Result<Version, Unknown> {
+        let known = SPOKEN.into_iter().find(|version| version.alpn() == alpn);
+        known.ok_or_else(|| Unknown(String::from_utf8_lossy(&alpn[..alpn.len().min(32)]).into_owned()))
+    }
+
+    /// Whether an edge may say this in a session of this version.
+    pub fn allows(self, message: &FromEdge) -> Result<(), NotInVersion> {
+        match message {
+            FromEdge::Ask(_) if self < Version::V2 => {
+                Err(NotInVersion { message: "a question about marks", since: Version::V2, version: self })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a gateway may say this in a session of this version.
+    pub fn allows_reply(self, message: &FromGateway) -> Result<(), NotInVersion> {
+        match message {
+            FromGateway::Answer(_) if self < Version::V2 => {
+                Err(NotInVersion { message: "an answer about marks", since: Version::V2, version: self })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The newest version that both lists of ALPN names have. TLS decides the same way; this is its rule in the open.
+pub fn negotiate(ours: &[Version], theirs: &[&[u8]]) -> Result<Version, Unknown> {
+    let mut common: Vec<Version> = ours.iter().copied().filter(|v| theirs.contains(&v.alpn())).collect();
+    common.sort();
+    common.pop().ok_or_else(|| {
+        let offered: Vec<_> = theirs.iter().map(|alpn| String::from_utf8_lossy(alpn)).collect();
+        Unknown(offered.join(", "))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Answer, Ask, EdgeStatus};
+
+    #[test]
+    fn the_newest_common_version_holds() {
+        assert_eq!(negotiate(&SPOKEN, &[b"sluice/1"]), Ok(Version::V1));
+        assert_eq!(negotiate(&SPOKEN, &[b"sluice/3", b"sluice/2"]), Ok(Version::V2));
+        assert_eq!(negotiate(&[Version::V1], &[b"sluice/2", b"sluice/1"]), Ok(Version::V1));
+    }
+
+    #[test]
+    fn no_common_version_is_refused_by_name() {
+        let refused = negotiate(&SPOKEN, &[b"sluice/4", b"sluice/3"]).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "protocol `sluice/4, sluice/3` is not spoken here (spoken: sluice/2, sluice/1); upgrade the gateway first, then its edges"
+        );
+        assert!(Version::from_alpn(b"h3").is_err());
+    }
+
+    #[test]
+    fn version_1_has_no_questions() {
+        let ask = FromEdge::Ask(Ask { id: 1, marks: vec![] });
+        assert!(Version::V2.allows(&ask).is_ok());
+        assert_eq!(
+            Version::V1.allows(&ask).unwrap_err().to_string(),
+            "a question about marks exists since version V2, and this session speaks V1"
+        );
+        assert!(Version::V1.allows(&FromEdge::Status(EdgeStatus::default())).is_ok());
+        assert!(Version::V1.allows_reply(&FromGateway::Answer(Answer { id: 1, found: vec![] })).is_err());
+    }
+}

@@ -1,0 +1,181 @@
+//! Golden bytes: what each message and version looks like on the wire. A change here breaks every edge in the field.
+//!
+//! `SLUICE_WRITE_GOLDEN=1` writes files for messages that have none yet; it never changes one that is there.
+
+#![allow(clippy::unwrap_used)] // tests
+
+use dedupe::{BlockNumber, BlockRun, ByteCount, GenerationId, Kind, LineageId, Mark, Root, RootScheme, UnixMillis};
+use std::path::{Path, PathBuf};
+use wire::frame::{self, Message};
+use wire::message::*;
+use wire::version::{ENROL_ALPN, SPOKEN, Version};
+
+const GENERATION: GenerationId = GenerationId([0x11; 16]);
+const PARENT: GenerationId = GenerationId([0x22; 16]);
+const LINEAGE: LineageId = LineageId([0x33; 16]);
+const ROOT: Root = Root { scheme: RootScheme::Blake3, hash: [0x44; 32] };
+const NOW: UnixMillis = UnixMillis(1_785_542_400_123);
+
+fn runs() -> Vec<BlockRun> {
+    vec![BlockRun { first: BlockNumber(7), count: 2 }, BlockRun { first: BlockNumber(1 << 33), count: 1 }]
+}
+
+fn from_edge() -> Vec<(&'static str, FromEdge)> {
+    vec![
+        ("hello", FromEdge::Hello(Hello { software: "0.1.0".into(), instance: 0x0123_4567_89ab_cdef, now: NOW })),
+        ("volume", FromEdge::Volume(VolumeOffer { lineage: LINEAGE, kind: Kind::Volume, name: "core-db".into() })),
+        (
+            "offer",
+            FromEdge::Offer(GenerationOffer {
+                lineage: LINEAGE,
+                generation: GENERATION,
+                parent: Some((PARENT, ROOT)),
+                size: ByteCount(20 << 30),
+                captured_at: NOW,
+            }),
+        ),
+        (
+            "offer-seed",
+            FromEdge::Offer(GenerationOffer {
+                lineage: LINEAGE,
+                generation: GENERATION,
+                parent: None,
+                size: ByteCount(512),
+                captured_at: NOW,
+            }),
+        ),
+        ("seal", FromEdge::Seal { generation: GENERATION, parcels: 3, root: ROOT }),
+        ("abandon", FromEdge::Abandon { generation: GENERATION }),
+        ("ask", FromEdge::Ask(Ask { id: 5, marks: vec![Mark([1, 2, 3, 4, 5, 6]), Mark::ZERO] })),
+        ("renew", FromEdge::Renew { request: vec![0x30, 0x82] }),
+        ("repair", FromEdge::Repair { id: 6, generation: GENERATION, parcel: vec![9; 3] }),
+        ("fetch", FromEdge::Fetch { id: 7, generation: GENERATION, blocks: runs() }),
+        (
+            "status",
+            FromEdge::Status(EdgeStatus { spooled: 1 << 20, sent: 300, received: 20, doing: "core-db waits".into() }),
+        ),
+    ]
+}
+
+fn from_gateway() -> Vec<(&'static str, FromGateway)> {
+    let addresses = || vec!["gateway.example:9470".to_owned(), "[2001:db8::1]:9470".to_owned()];
+    let refusals: [(&'static str, Refusal); 13] = [
+        ("refuse-wrong-base", Refusal::WrongBase { have: Some((PARENT, ROOT)) }),
+        ("refuse-wrong-base-none", Refusal::WrongBase { have: None }),
+        ("refuse-wrong-root", Refusal::WrongRoot(ROOT)),
+        ("refuse-missing-base", Refusal::MissingBase(PARENT)),
+        ("refuse-damaged", Refusal::Damaged("hash".into())),
+        ("refuse-out-of-order", Refusal::OutOfOrder { want: 2, got: 5 }),
+        ("refuse-no-room", Refusal::NoRoom("disk full".into())),
+        ("refuse-revoked", Refusal::Revoked),
+        ("refuse-cloned", Refusal::Cloned),
+        ("refuse-foreign", Refusal::Foreign),
+        ("refuse-protocol", Refusal::Protocol("second hello".into())),
+        ("refuse-internal", Refusal::Internal("busy".into())),
+        ("refuse-internal-empty", Refusal::Internal(String::new())),
+    ];
+    let mut all: Vec<_> =
+        refusals.into_iter().map(|(name, why)| (name, FromGateway::Refuse { generation: GENERATION, why })).collect();
+    all.extend([
+        (
+            "welcome",
+            FromGateway::Welcome(Welcome { software: "0.1.0".into(), now: NOW, session: 77, addresses: addresses() }),
+        ),
+        ("held", FromGateway::Held { lineage: LINEAGE, sealed: vec![(PARENT, ROOT)], draft: Some((GENERATION, 2)) }),
+        ("accept", FromGateway::Accept { generation: GENERATION, next_parcel: 2 }),
+        ("sealed", FromGateway::Sealed { generation: GENERATION, number: 12 }),
+        (
+            "answer",
+            FromGateway::Answer(Answer {
+                id: 5,
+                found: vec![Found { at: 0, count: 9, generation: PARENT, first: BlockNumber(300) }],
+            }),
+        ),
+        (
+            "certificate",
+            FromGateway::Certificate { certificate: vec![0x30, 1], authorities: vec![vec![0x30, 2], vec![0x30, 3]] },
+        ),
+        ("addresses", FromGateway::Addresses(addresses())),
+        ("repair-wanted", FromGateway::RepairWanted { id: 6, generation: GENERATION, blocks: runs() }),
+        ("blocks", FromGateway::Blocks { id: 7, parcel: vec![8; 4] }),
+        ("bye", FromGateway::Bye { why: Refusal::Cloned }),
+    ]);
+    all
+}
+
+fn data() -> (Vec<(&'static str, DataRequest)>, Vec<(&'static str, DataReply)>) {
+    let parcel = DataRequest::Parcel { generation: GENERATION, number: 3, len: 16 << 20, hash: [0x55; 32] };
+    let requests = vec![("join", DataRequest::Join { session: 77 }), ("parcel", parcel)];
+    let replies = vec![
+        ("joined", DataReply::Joined),
+        ("from", DataReply::From { offset: 1 << 20 }),
+        ("done", DataReply::Done),
+        ("refused", DataReply::Refused(Refusal::MissingBase(PARENT))),
+    ];
+    (requests, replies)
+}
+
+fn enrolment() -> (Vec<(&'static str, EnrolRequest)>, Vec<(&'static str, EnrolReply)>) {
+    let request = EnrolRequest { token: [0x66; 16], secret: [0x77; 32], request: vec![0x30, 0x82, 1] };
+    let enrolled = EnrolReply::Enrolled {
+        site: "branch-07".into(),
+        certificate: vec![0x30, 4],
+        authorities: vec![vec![0x30, 5]],
+        addresses: vec!["gateway.example:9470".into()],
+    };
+    let refused = EnrolReply::Refused { why: "the token is not valid".into() };
+    (vec![("request", request)], vec![("enrolled", enrolled), ("refused", refused)])
+}
+
+fn check<M: Message + PartialEq + std::fmt::Debug>(folder: &str, messages: Vec<(&'static str, M)>) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(folder);
+    let mut expected: Vec<PathBuf> = Vec::new();
+    for (name, message) in messages {
+        let path = folder.join(format!("{name}.bin"));
+        let bytes = frame::encode(&message).unwrap();
+        if std::env::var_os("SLUICE_WRITE_GOLDEN").is_some() && !path.exists() {
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(&path, &bytes).unwrap();
+        }
+        let golden = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert_eq!(bytes, golden, "{name} is written otherwise than in {}", path.display());
+        assert_eq!(frame::decode::<M>(&golden[frame::HEADER..]).unwrap(), message, "{name}");
+        expected.push(path);
+    }
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        assert!(expected.contains(&path), "{} belongs to no message of this test", path.display());
+    }
+}
+
+#[test]
+fn messages_of_the_edge_keep_their_bytes() {
+    // Version 1 is the same bytes without questions: one set of files serves both, in a folder for the version that has them first.
+    let (first, second): (Vec<_>, Vec<_>) = from_edge().into_iter().partition(|(_, m)| Version::V1.allows(m).is_ok());
+    check("v1/from-edge", first);
+    check("v2/from-edge", second);
+}
+
+#[test]
+fn messages_of_the_gateway_keep_their_bytes() {
+    let (first, second): (Vec<_>, Vec<_>) =
+        from_gateway().into_iter().partition(|(_, m)| Version::V1.allows_reply(m).is_ok());
+    check("v1/from-gateway", first);
+    check("v2/from-gateway", second);
+}
+
+#[test]
+fn parcels_and_enrolments_keep_their_bytes() {
+    let (requests, replies) = data();
+    check("v1/data-request", requests);
+    check("v1/data-reply", replies);
+    let (requests, replies) = enrolment();
+    check("v1/enrol-request", requests);
+    check("v1/enrol-reply", replies);
+}
+
+#[test]
+fn protocol_names_never_change() {
+    assert_eq!(SPOKEN.map(Version::alpn), [b"sluice/2".as_slice(), b"sluice/1"]);
+    assert_eq!(ENROL_ALPN, b"sluice-enrol/1");
+}
