@@ -13,6 +13,7 @@
 //! | `mark_samples_v1` | mark, one in 64 | lineage, slab |
 //! | `zeroes_v1` | slab | subtree value of 16 MiB of zeroes there |
 //! | `anchors_v1` | anchor's hash, place | nothing |
+//! | `numbers_v1` | short number | lineage: by which anchors name it |
 //!
 //! A slab's row holds from its order on until a later row: reading generation `n` takes, for each slab, the last row of order <= `n`.
 //! So an unchanged slab costs nothing, a draft's rows are invisible until a generation of its order is sealed, and folding
@@ -41,6 +42,7 @@ pub(crate) const CHUNK_SAMPLES: TableDefinition<u64, Key16> = TableDefinition::n
 pub(crate) const MARK_SAMPLES: TableDefinition<u64, &[u8; 24]> = TableDefinition::new("mark_samples_v1");
 pub(crate) const ZEROES: TableDefinition<u64, &[u8; 32]> = TableDefinition::new("zeroes_v1");
 pub(crate) const ANCHORS: TableDefinition<&[u8; 16], ()> = TableDefinition::new("anchors_v1");
+pub(crate) const NUMBERS: TableDefinition<u64, Key16> = TableDefinition::new("numbers_v1");
 
 /// Opens or makes the index file and all its tables. `cache` is the memory in bytes that redb may use.
 pub(crate) fn open(path: &Path, cache: usize) -> Result<Database, StoreError> {
@@ -67,6 +69,7 @@ pub(crate) fn open(path: &Path, cache: usize) -> Result<Database, StoreError> {
         transaction.open_table(MARK_SAMPLES)?;
         transaction.open_table(ZEROES)?;
         transaction.open_table(ANCHORS)?;
+        transaction.open_table(NUMBERS)?;
     }
     transaction.commit()?;
     Ok(database)

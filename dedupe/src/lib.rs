@@ -6,27 +6,40 @@
 //! * [`storage`]: where packs lie. [`pack`]: what one looks like.
 //! * [`store`]: lineages, generations and their bytes, over packs and a redb index. [`draft`]: a generation in the making.
 
+mod anchors;
+mod bases;
 mod cache;
 pub mod chunk;
+pub mod codec;
+pub mod delta;
 pub mod draft;
+pub mod encoder;
 pub mod error;
 pub mod fault;
 pub mod generation;
 pub mod id;
 mod index;
+pub mod ingest;
 pub mod keys;
 pub mod pack;
+pub mod parcel;
 pub mod root;
 mod slab;
 pub mod storage;
 pub mod store;
 
+pub use anchors::BYTES_PER_ANCHOR;
+pub use codec::{CodecMemory, Effort};
+pub use delta::{FoundMarks, SlabDelta};
 pub use draft::{Draft, SlabReport, SlabScan};
+pub use encoder::{EncodeError, Encoded, Encoder, EncoderOptions, Job, ParcelStats, Plan};
 pub use error::{IngestError, SealError, StoreError};
 pub use fault::crash_point;
 pub use generation::{Generation, GenerationStats, Lineage, NewGeneration, Sealed};
 pub use id::*;
+pub use ingest::IngestReport;
 pub use keys::Keys;
+pub use pack::PackError;
 pub use root::{Progress, root_of};
 pub use storage::{LocalPacks, PackClass, PackStorage, StorageError};
 pub use store::{Content, Store, StoreOptions, StoreStats, View};

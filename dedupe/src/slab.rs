@@ -28,7 +28,7 @@ impl Piece {
 /// A slab: `len` bytes, covered by pieces; what no piece covers is zeroes. Pieces are whole blocks at the volume's end, so that
 /// the last may reach beyond `len`; what it holds there is zeroes.
 #[derive(Clone, Debug)]
-pub struct Slab {
+pub(crate) struct Slab {
     pub(crate) len: u32,
     pub(crate) subtree: Subtree,
     pub(crate) leaves: Vec<Subtree>,

@@ -49,7 +49,8 @@ pub struct Store {
     pub(crate) keys: Keys,
     pub(crate) db: Database,
     pub(crate) options: StoreOptions,
-    slabs: Mutex<Cache<(LineageId, SlabNumber, u64), Arc<Slab>>>,
+    /// By place, not by slab and order: a draft writes the row of a slab anew with each parcel that touches it.
+    slabs: Mutex<Cache<Place, Arc<Slab>>>,
     chunks: Mutex<Cache<Place, Arc<Vec<u8>>>>,
     pub(crate) known: Mutex<Known>,
 }
@@ -180,21 +181,14 @@ impl Store {
         order: u64,
     ) -> Result<Option<Arc<Slab>>, StoreError> {
         match self.slab_row(lineage, slab, order)? {
-            Some((at, row)) => self.slab_of_row(lineage, slab, at, row),
+            Some((_, row)) => self.slab_of_row(row),
             None => Ok(None),
         }
     }
 
-    pub(crate) fn slab_of_row(
-        &self,
-        lineage: LineageId,
-        slab: SlabNumber,
-        order: u64,
-        row: SlabRow,
-    ) -> Result<Option<Arc<Slab>>, StoreError> {
+    pub(crate) fn slab_of_row(&self, row: SlabRow) -> Result<Option<Arc<Slab>>, StoreError> {
         let Some(place) = row.place else { return Ok(None) };
-        let key = (lineage, slab, order);
-        if let Some(found) = lock(&self.slabs).find(&key, |slab| slab.cost()) {
+        if let Some(found) = lock(&self.slabs).find(&place, |slab| slab.cost()) {
             return Ok(Some(found));
         }
         let record = self.record(PackClass::Meta, place)?;
@@ -203,7 +197,7 @@ impl Store {
             return Err(StoreError::Corrupt("a slab's subtree value"));
         }
         let decoded = Arc::new(decoded);
-        lock(&self.slabs).put(key, decoded.clone(), decoded.cost());
+        lock(&self.slabs).put(place, decoded.clone(), decoded.cost());
         Ok(Some(decoded))
     }
 
@@ -341,6 +335,15 @@ impl Store {
         }
         known.referred.insert(place.pack);
         Some(place)
+    }
+
+    /// Keeps a pack from being swept until the pins are let go.
+    pub(crate) fn pin(&self, pack: PackId, pins: &mut HashSet<PackId>) {
+        let mut known = lock(&self.known);
+        if pins.insert(pack) {
+            *known.pinned.entry(pack).or_default() += 1;
+        }
+        known.referred.insert(pack);
     }
 
     /// Makes committed chunks known, and lets their pins go.
@@ -611,6 +614,12 @@ impl View {
             }
         }
         Ok(runs)
+    }
+
+    /// A generation that is only named here, because the other end has it.
+    pub(crate) fn named(store: &Arc<Store>, id: GenerationId, like: &Generation) -> View {
+        let generation = Generation { id, size: crate::id::ByteCount(0), ..like.clone() };
+        View { store: store.clone(), generation: Arc::new(generation) }
     }
 
     pub(crate) fn record(&self, slab: SlabNumber) -> Result<Option<Arc<Slab>>, StoreError> {
