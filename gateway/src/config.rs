@@ -1,0 +1,353 @@
+//! The configuration: one TOML file, read into a raw form that refuses unknown fields and turned at once into types that cannot be wrong.
+
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use toml::Spanned;
+
+/// What one gateway is told by its operator.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Directory of everything durable: authority, catalogue, tenants. Owned by one daemon at a time.
+    pub state: PathBuf,
+    /// Where edges are awaited, QUIC over UDP. An IPv6 address serves IPv4 as well where the system allows it.
+    pub listen: Vec<SocketAddr>,
+    /// `host:port` under which edges reach this gateway, in order of preference; told to every edge. Empty: the bound addresses.
+    pub addresses: Vec<String>,
+    /// Where `/metrics` and `/health` are served; `None`: nowhere.
+    pub http: Option<SocketAddr>,
+    /// Parcels that are decoded at once. Each takes up to [`crate::ingest::WORKER_MEMORY`].
+    pub decode_workers: usize,
+    /// Sealed generations that are kept of each volume; older ones are forgotten.
+    pub retention: usize,
+    /// Where packs lie, a folder per tenant; `None`: in the state directory.
+    pub packs: Option<PathBuf>,
+    /// Validity of an edge's certificate. Edges renew after two thirds.
+    pub certificate_validity: Duration,
+    /// Bytes that stay free on the disk: an edge is told to wait before they are touched.
+    pub reserve: u64,
+}
+
+/// Why a configuration cannot be used. Every text names the file, the line and the field, and what to write instead.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error(
+        "cannot read the configuration {path}: {source}; `sluice-gateway init` writes one, give its place with --config"
+    )]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// It is not TOML, or has a field that there is not.
+    #[error("the configuration {path} does not parse: {why}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why, in the parser's words.
+        why: String,
+    },
+    /// A field has a value that it cannot have.
+    #[error("{path}, line {line}: `{field}`: {why}")]
+    Field {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The field.
+        field: &'static str,
+        /// What is wrong and what to write instead.
+        why: String,
+    },
+}
+
+/// Every default with its reason.
+pub mod defaults {
+    use super::Duration;
+
+    /// Where a package would put it.
+    pub const STATE: &str = "/var/lib/sluice-gateway";
+    /// All addresses, both families; UDP, so the TCP port of the same number is free for metrics.
+    pub const LISTEN: &str = "[::]:9470";
+    /// Loopback only: metrics name sites and volumes.
+    pub const HTTP: &str = "127.0.0.1:9470";
+    /// A month of nightly generations.
+    pub const RETENTION: usize = 30;
+    /// A branch that is cut off for a month still gets back in: it renews with 30 days to go.
+    pub const CERTIFICATE_DAYS: u64 = 90;
+    /// Shortest validity that makes sense: a renewal must survive a long weekend.
+    pub const MIN_CERTIFICATE_DAYS: u64 = 7;
+    /// Longest: a stolen key should not be useful for years.
+    pub const MAX_CERTIFICATE_DAYS: u64 = 825;
+    /// Two packs, an index commit and the logs of a day.
+    pub const RESERVE: u64 = 256 << 20;
+    /// How long a daemon that was asked to stop waits for what is under way; service managers kill after 90 s.
+    pub const DRAIN: Duration = Duration::from_secs(20);
+    /// More decoders than this is a mistyped number, not a machine.
+    pub const MAX_DECODE_WORKERS: usize = 256;
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    state: Option<PathBuf>,
+    listen: Option<Spanned<Vec<String>>>,
+    addresses: Option<Spanned<Vec<String>>>,
+    http: Option<Spanned<String>>,
+    decode_workers: Option<Spanned<i64>>,
+    retention: Option<Spanned<i64>>,
+    packs: Option<PathBuf>,
+    certificate_days: Option<Spanned<i64>>,
+    reserve_mib: Option<Spanned<i64>>,
+}
+
+impl Config {
+    /// Reads the file at `path`.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let text = std::fs::read_to_string(path);
+        let text = text.map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Config::parse(&text, path)
+    }
+
+    /// Reads a text; `path` is where it came from, for messages. Relative directories are taken from the file's directory.
+    pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
+        let raw: Raw = toml::from_str(text)
+            .map_err(|why| ConfigError::Parse { path: path.to_owned(), why: why.to_string().trim_end().to_owned() })?;
+        let page = Page { text, path };
+        let beside = |dir: PathBuf| path.parent().map(|parent| parent.join(&dir)).unwrap_or(dir);
+        let days = page.whole(
+            "certificate_days",
+            raw.certificate_days,
+            defaults::CERTIFICATE_DAYS,
+            defaults::MIN_CERTIFICATE_DAYS..=defaults::MAX_CERTIFICATE_DAYS,
+        )?;
+        let workers = default_workers() as u64;
+        Ok(Config {
+            state: beside(raw.state.unwrap_or_else(|| defaults::STATE.into())),
+            listen: page.listen(raw.listen)?,
+            addresses: page.addresses(raw.addresses)?,
+            http: page.http(raw.http)?,
+            decode_workers: page.whole(
+                "decode_workers",
+                raw.decode_workers,
+                workers,
+                1..=defaults::MAX_DECODE_WORKERS as u64,
+            )? as usize,
+            retention: page.whole("retention", raw.retention, defaults::RETENTION as u64, 1..=1_000_000)? as usize,
+            packs: raw.packs.map(beside),
+            certificate_validity: Duration::from_secs(days * 86_400),
+            reserve: page.whole("reserve_mib", raw.reserve_mib, defaults::RESERVE >> 20, 0..=1 << 30)? << 20,
+        })
+    }
+
+    /// A configuration of defaults with this state directory; what an empty file there would give.
+    pub fn new(state: impl Into<PathBuf>) -> Config {
+        let mut config = Config::parse("", Path::new("")).expect("every default is valid");
+        config.state = state.into();
+        config
+    }
+
+    /// The file that `init` writes: what has to be known, and the rest as comments.
+    pub fn template(state: &Path, addresses: &[String]) -> String {
+        let quoted: Vec<String> = addresses.iter().map(|address| format!("{address:?}")).collect();
+        format!(
+            "# Configuration of a Sluice gateway. `sluice-gateway check-config --config FILE` checks it.\n\n\
+             # Everything durable.\nstate = {state:?}\n\n\
+             # `host:port` under which edges reach this gateway, in order of preference.\naddresses = [{}]\n\n\
+             # Where edges are awaited (UDP).\n# listen = [{:?}]\n\n\
+             # Where /metrics and /health are served; \"off\" for nowhere.\n# http = {:?}\n\n\
+             # Parcels decoded at once, up to {} MiB of memory each.\n# decode_workers = {}\n\n\
+             # Sealed generations kept of each volume.\n# retention = {}\n",
+            quoted.join(", "),
+            defaults::LISTEN,
+            defaults::HTTP,
+            crate::ingest::WORKER_MEMORY >> 20,
+            default_workers(),
+            defaults::RETENTION,
+        )
+    }
+}
+
+/// As many decoders as cores: decoding is CPU, and a further one would only hold memory.
+fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The text that values came from, to say on which line a bad one stands.
+struct Page<'a> {
+    text: &'a str,
+    path: &'a Path,
+}
+
+impl Page<'_> {
+    fn refuse<T>(&self, field: &'static str, at: &Spanned<T>, why: impl Into<String>) -> ConfigError {
+        let line = 1 + self.text[..at.span().start].matches('\n').count();
+        ConfigError::Field { path: self.path.to_owned(), line, field, why: why.into() }
+    }
+
+    fn whole(
+        &self,
+        field: &'static str,
+        raw: Option<Spanned<i64>>,
+        default: u64,
+        range: std::ops::RangeInclusive<u64>,
+    ) -> Result<u64, ConfigError> {
+        let Some(raw) = raw else { return Ok(default) };
+        match u64::try_from(*raw.get_ref()) {
+            Ok(number) if range.contains(&number) => Ok(number),
+            _ => Err(self.refuse(field, &raw, format!("must be from {} to {}", range.start(), range.end()))),
+        }
+    }
+
+    fn listen(&self, raw: Option<Spanned<Vec<String>>>) -> Result<Vec<SocketAddr>, ConfigError> {
+        let Some(raw) = raw else { return Ok(vec![defaults::LISTEN.parse().expect("the default is an address")]) };
+        if raw.get_ref().is_empty() {
+            return Err(self.refuse(
+                "listen",
+                &raw,
+                format!("needs at least one address, as in [{:?}]", defaults::LISTEN),
+            ));
+        }
+        let parse = |text: &String| text.parse().map_err(|_| self.refuse("listen", &raw, not_an_address(text)));
+        raw.get_ref().iter().map(parse).collect()
+    }
+
+    fn addresses(&self, raw: Option<Spanned<Vec<String>>>) -> Result<Vec<String>, ConfigError> {
+        let Some(raw) = raw else { return Ok(Vec::new()) };
+        for address in raw.get_ref() {
+            check_announced(address).map_err(|why| self.refuse("addresses", &raw, why))?;
+        }
+        match raw.get_ref().len() {
+            0..=16 => Ok(raw.into_inner()),
+            _ => Err(self.refuse("addresses", &raw, "at most 16 are told to edges")),
+        }
+    }
+
+    fn http(&self, raw: Option<Spanned<String>>) -> Result<Option<SocketAddr>, ConfigError> {
+        let Some(raw) = raw else { return Ok(Some(defaults::HTTP.parse().expect("the default is an address"))) };
+        match raw.get_ref().as_str() {
+            "off" => Ok(None),
+            text => {
+                text.parse().map(Some).map_err(|_| self.refuse("http", &raw, not_an_address(text) + ", or \"off\""))
+            }
+        }
+    }
+}
+
+fn not_an_address(text: &str) -> String {
+    format!("`{text}` is not an address and port; write one as in \"127.0.0.1:9470\" or \"[::]:9470\"")
+}
+
+/// Whether edges could dial this: a host (name, IPv4, or IPv6 in brackets) and a port.
+pub fn check_announced(address: &str) -> Result<(), String> {
+    let refuse = || {
+        format!(
+            "`{address}` is not a host and port; write one as in \"gateway.example:9470\" or \"[2001:db8::1]:9470\""
+        )
+    };
+    if let Ok(address) = address.parse::<SocketAddr>() {
+        let unreachable = address.ip().is_unspecified() || address.port() == 0;
+        return if unreachable {
+            Err(format!("edges cannot dial `{address}`; write the address that they reach"))
+        } else {
+            Ok(())
+        };
+    }
+    let (host, port) = address.rsplit_once(':').ok_or_else(refuse)?;
+    let host_ok = !host.is_empty()
+        && host.len() <= 253
+        && host.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.');
+    match port.parse::<u16>() {
+        Ok(1..) if host_ok => Ok(()),
+        _ => Err(refuse()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        Config::parse(text, Path::new("/etc/sluice/gateway.toml")).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_empty_file_is_the_defaults() {
+        let config = Config::new("/x");
+        assert_eq!(config.listen, ["[::]:9470".parse().unwrap()]);
+        assert_eq!(config.http, Some("127.0.0.1:9470".parse().unwrap()));
+        assert_eq!((config.retention, config.packs.clone()), (30, None));
+        assert!(config.decode_workers >= 1);
+    }
+
+    #[test]
+    fn the_template_is_a_valid_file() {
+        let addresses = ["gw.example:9470".to_owned(), "[::1]:7".to_owned()];
+        let config = Config::parse(&Config::template(Path::new("/srv/s"), &addresses), Path::new("/a/b.toml")).unwrap();
+        assert_eq!((config.state, config.addresses), (PathBuf::from("/srv/s"), addresses.to_vec()));
+        let commented = Config::template(Path::new("/srv/s"), &[])
+            .replace("\n# ", "\n")
+            .replace("# Conf", "\n#")
+            .lines()
+            .filter(|line| line.contains(" = ") || line.is_empty())
+            .collect::<Vec<_>>()
+            .join("\n");
+        Config::parse(&commented, Path::new("x")).expect("what stands in comments is valid too");
+    }
+
+    #[test]
+    fn relative_folders_lie_beside_the_file() {
+        let config = Config::parse("state = \"s\"\npacks = \"/big\"", Path::new("/etc/sluice/gateway.toml")).unwrap();
+        assert_eq!(config.state, Path::new("/etc/sluice/s"));
+        assert_eq!(config.packs.as_deref(), Some(Path::new("/big")));
+    }
+
+    #[test]
+    fn mistakes_are_named_with_file_line_field_and_remedy() {
+        assert_eq!(
+            refused("state = \"x\"\nretention = 0"),
+            "/etc/sluice/gateway.toml, line 2: `retention`: must be from 1 to 1000000"
+        );
+        assert_eq!(
+            refused("\nlisten = [\"9470\"]"),
+            "/etc/sluice/gateway.toml, line 2: `listen`: `9470` is not an address and port; write one as in \"127.0.0.1:9470\" or \"[::]:9470\""
+        );
+        assert_eq!(
+            refused("listen = []"),
+            "/etc/sluice/gateway.toml, line 1: `listen`: needs at least one address, as in [\"[::]:9470\"]"
+        );
+        assert_eq!(
+            refused("addresses = [\"0.0.0.0:9470\"]"),
+            "/etc/sluice/gateway.toml, line 1: `addresses`: edges cannot dial `0.0.0.0:9470`; write the address that they reach"
+        );
+        assert_eq!(
+            refused("addresses = [\"gateway\"]"),
+            "/etc/sluice/gateway.toml, line 1: `addresses`: `gateway` is not a host and port; write one as in \"gateway.example:9470\" or \"[2001:db8::1]:9470\""
+        );
+        assert_eq!(
+            refused("http = \"yes\""),
+            "/etc/sluice/gateway.toml, line 1: `http`: `yes` is not an address and port; write one as in \"127.0.0.1:9470\" or \"[::]:9470\", or \"off\""
+        );
+        assert!(refused("certificate_days = 1").ends_with("`certificate_days`: must be from 7 to 825"));
+    }
+
+    #[test]
+    fn unknown_fields_and_broken_files_are_refused_with_their_line() {
+        let unknown = refused("state = \"x\"\nretension = 30");
+        assert!(
+            unknown
+                .starts_with("the configuration /etc/sluice/gateway.toml does not parse: TOML parse error at line 2"),
+            "{unknown}"
+        );
+        assert!(unknown.contains("unknown field `retension`, expected one of"), "{unknown}");
+        assert!(refused("state = ").contains("line 1"));
+        let missing = Config::load(Path::new("/nowhere/gateway.toml")).unwrap_err().to_string();
+        assert_eq!(
+            missing,
+            "cannot read the configuration /nowhere/gateway.toml: No such file or directory (os error 2); `sluice-gateway init` writes one, give its place with --config"
+        );
+    }
+}

@@ -1,0 +1,3 @@
+//! x
+/// m
+pub const WORKER_MEMORY: usize = 448 << 20;
