@@ -191,6 +191,7 @@ impl Draft {
     fn close_pack(&self, sink: &mut Sink) -> Result<(), StoreError> {
         let full = std::mem::replace(&mut sink.data, PackWriter::new(PackClass::Data, &self.store.keys));
         let pack = full.pack;
+        self.store.pin(pack, &mut sink.pins);
         let len = full.finish(&*self.store.storage)?;
         sink.stats.stored_bytes += len;
         sink.packs.push((PackClass::Data, pack, len));
@@ -313,7 +314,8 @@ impl Draft {
     }
 
     fn write_records(&self, sink: &mut Sink, generation: &Generation, also: &Also) -> Result<Vec<SlabRow>, StoreError> {
-        let mut meta = PackWriter::new(PackClass::Meta, &self.store.keys);
+        let mut meta = self.store.meta_pack()?;
+        self.store.pin(meta.pack, &mut sink.pins);
         let mut context = pack::fast_context();
         let mut written = Vec::with_capacity(sink.rows.len());
         for (slab, record) in &sink.rows {
@@ -361,9 +363,8 @@ impl Draft {
         written: &[SlabRow],
     ) -> Result<(), StoreError> {
         let (lineage, order) = (generation.lineage, generation.number);
-        let mut packs = transaction.open_table(index::PACKS)?;
         for (class, pack, len) in &sink.packs {
-            packs.insert(&index::pack_key(*class, *pack), len)?;
+            self.store.note_pack(transaction, *class, *pack, *len)?;
         }
         let mut slabs = transaction.open_table(index::SLABS)?;
         let mut touched = transaction.open_table(index::TOUCHED)?;
@@ -633,7 +634,7 @@ impl Store {
     }
 
     pub(crate) fn discard_draft(&self, generation: &Generation) -> Result<(), StoreError> {
-        let mut meta = PackWriter::new(PackClass::Meta, &self.keys);
+        let mut meta = self.meta_pack()?;
         meta.note(Entry::Forgotten(generation.id));
         let transaction = self.db.begin_write()?;
         {
@@ -657,9 +658,7 @@ impl Store {
             let mut parcels = transaction.open_table(index::PARCELS)?;
             let (first, last) = (index::parcel_key(generation.id, 0), index::parcel_key(generation.id, u32::MAX));
             parcels.retain_in::<&[u8; 20], _>(&first..=&last, |_, _| false)?;
-            let pack = meta.pack;
-            let len = meta.finish(&*self.storage)?;
-            transaction.open_table(index::PACKS)?.insert(&index::pack_key(PackClass::Meta, pack), len)?;
+            self.add_meta(&transaction, meta)?;
         }
         transaction.commit()?;
         self.drop_caches();

@@ -8,7 +8,7 @@
 //! | `slabs_v1` | lineage, slab, order | where the slab's record is, its subtree value |
 //! | `touched_v1` | lineage, order, slab | nothing: which slabs a generation changed |
 //! | `parcels_v1` | generation, number | the blocks whose bytes the parcel carried |
-//! | `packs_v1` | class, pack | its length |
+//! | `packs_v1` | class, pack | its length, the commit that wrote it |
 //! | `chunk_samples_v1` | chunk name's prefix, one in 32 | pack |
 //! | `mark_samples_v1` | mark, one in 64 | lineage, slab |
 //! | `zeroes_v1` | slab | subtree value of 16 MiB of zeroes there |
@@ -37,7 +37,8 @@ pub(crate) const ORDERS: TableDefinition<&[u8; 24], Key16> = TableDefinition::ne
 pub(crate) const SLABS: TableDefinition<&[u8; 32], &[u8; 64]> = TableDefinition::new("slabs_v1");
 pub(crate) const TOUCHED: TableDefinition<&[u8; 32], ()> = TableDefinition::new("touched_v1");
 pub(crate) const PARCELS: TableDefinition<&[u8; 20], &[u8]> = TableDefinition::new("parcels_v1");
-pub(crate) const PACKS: TableDefinition<&[u8; 17], u64> = TableDefinition::new("packs_v1");
+/// Value: length in bytes, number of the commit that wrote it.
+pub(crate) const PACKS: TableDefinition<&[u8; 17], (u64, u64)> = TableDefinition::new("packs_v1");
 pub(crate) const CHUNK_SAMPLES: TableDefinition<u64, Key16> = TableDefinition::new("chunk_samples_v1");
 pub(crate) const MARK_SAMPLES: TableDefinition<u64, &[u8; 24]> = TableDefinition::new("mark_samples_v1");
 pub(crate) const ZEROES: TableDefinition<u64, &[u8; 32]> = TableDefinition::new("zeroes_v1");

@@ -129,16 +129,26 @@ impl Draft {
         }
     }
 
+    /// Only the site's own bytes may be in a prefix: whoever may compose one can guess its bytes one by one, since `fresh_hash` says for each guess
+    /// whether it was right. Copies may be of any site: their hash can only be guessed for whole blocks.
+    fn of_own_site(&self, view: View) -> Result<View, IngestError> {
+        let site = |lineage| Ok::<_, StoreError>(self.store.lineage(lineage)?.map(|lineage| lineage.site));
+        match site(view.generation().lineage)? == site(self.generation().lineage)? {
+            true => Ok(view),
+            false => Err(IngestError::MissingBase(view.generation().id)),
+        }
+    }
+
     fn prefix(&self, header: &Header, sources: &[View]) -> Result<Vec<u8>, IngestError> {
         let mut parts: Vec<(View, Vec<BlockRun>)> = Vec::new();
         for (source, runs) in &header.chosen {
-            parts.push((sources[*source as usize].clone(), runs.clone()));
+            parts.push((self.of_own_site(sources[*source as usize].clone())?, runs.clone()));
         }
         for runs in self.store.recent(header.generation, header.number, header.recent)? {
             parts.push((self.source(header.generation)?, runs));
         }
         if let Some(base) = header.base {
-            let view = self.source(base)?;
+            let view = self.of_own_site(self.source(base)?)?;
             let runs = self.store.same_addresses(&view, &header.fresh, &header.without_old).map_err(missing(base))?;
             parts.push((view, runs));
         }

@@ -68,6 +68,8 @@ pub enum Entry {
     },
     /// A generation was forgotten or discarded.
     Forgotten(GenerationId),
+    /// The commit that wrote this pack: when the index is rebuilt, what a later one says wins.
+    Commit(u64),
 }
 
 /// What is wrong with a pack's bytes.
@@ -188,6 +190,9 @@ impl PackWriter {
         trailer.extend_from_slice(END_MAGIC);
         self.bytes.extend_from_slice(&trailer);
         storage.put(self.pack, self.class, &self.bytes)?;
+        if self.class == PackClass::Meta {
+            storage.put(self.pack, PackClass::MetaCopy, &self.bytes)?;
+        }
         Ok(self.bytes.len() as u64)
     }
 }

@@ -15,6 +15,8 @@ pub enum PackClass {
     Data,
     /// Slab, generation and lineage records: what the index is rebuilt from.
     Meta,
+    /// A second copy of each meta pack. Records are 1-2 % of the data, and no other end can send them again.
+    MetaCopy,
 }
 
 impl PackClass {
@@ -23,6 +25,7 @@ impl PackClass {
         match self {
             PackClass::Data => "data",
             PackClass::Meta => "meta",
+            PackClass::MetaCopy => "copy",
         }
     }
 }
@@ -195,6 +198,6 @@ impl PackStorage for LocalPacks {
 /// The pack that a file name `<id>.<class>` stands for.
 pub fn parse_name(name: &str) -> Option<(PackId, PackClass)> {
     let (id, suffix) = name.split_once('.')?;
-    let class = [PackClass::Data, PackClass::Meta].into_iter().find(|class| class.suffix() == suffix)?;
+    let class = [PackClass::Data, PackClass::Meta, PackClass::MetaCopy].into_iter().find(|class| class.suffix() == suffix)?;
     Some((id.parse().ok()?, class))
 }

@@ -18,6 +18,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// One chunk name in 32 goes into the sparse index: at 16 KiB a chunk one per 512 KiB, 100 M for 50 TB. A hit leads to the pack,
@@ -49,6 +50,7 @@ pub struct Store {
     pub(crate) keys: Keys,
     pub(crate) db: Database,
     pub(crate) options: StoreOptions,
+    pub(crate) next_commit: AtomicU64,
     /// By place, not by slab and order: a draft writes the row of a slab anew with each parcel that touches it.
     slabs: Mutex<Cache<Place, Arc<Slab>>>,
     chunks: Mutex<Cache<Place, Arc<Vec<u8>>>>,
@@ -62,6 +64,18 @@ pub(crate) struct Known {
     /// Packs that a draft refers to and has not committed yet, and everything referred to since the running sweep began.
     pub(crate) pinned: HashMap<PackId, usize>,
     pub(crate) referred: HashSet<PackId>,
+    /// Packs that were swept or evicted: never to be found again, though their files may be there for a moment still.
+    pub(crate) doomed: HashSet<PackId>,
+}
+
+impl Known {
+    /// Takes packs out of reach for good; those that somebody refers to stay and are taken out of the list.
+    pub(crate) fn doom(&mut self, packs: &mut Vec<(PackClass, PackId)>) {
+        packs.retain(|(_, pack)| !self.pinned.contains_key(pack) && !self.referred.contains(pack));
+        self.doomed.extend(packs.iter().map(|(_, pack)| *pack));
+        self.chunks.clear();
+        self.footers.clear();
+    }
 }
 
 impl Store {
@@ -81,10 +95,12 @@ impl Store {
             footers: Cache::new(4096),
             pinned: HashMap::new(),
             referred: HashSet::new(),
+            doomed: HashSet::new(),
         };
         let slabs = Mutex::new(Cache::new(options.record_cache / 2));
         let chunks = Mutex::new(Cache::new(options.record_cache / 4));
-        Ok(Arc::new(Store { storage, keys, db, options, slabs, chunks, known: Mutex::new(known) }))
+        let next_commit = AtomicU64::new(1 + db.begin_read()?.open_table(index::META)?.get("commit")?.map_or(0, |value| value.value()));
+        Ok(Arc::new(Store { storage, keys, db, options, next_commit, slabs, chunks, known: Mutex::new(known) }))
     }
 
     // ---- lineages and generations
@@ -92,14 +108,11 @@ impl Store {
     /// Adds a lineage, or replaces its name and site.
     pub fn put_lineage(&self, lineage: &Lineage) -> Result<(), StoreError> {
         let record = postcard::to_stdvec(lineage).expect("a lineage always encodes");
-        let mut meta = PackWriter::new(PackClass::Meta, &self.keys);
+        let mut meta = self.meta_pack()?;
         meta.add(Entry::Lineage, record.len(), &pack::compress(&mut pack::fast_context(), &record));
         let commit = self.db.begin_write()?;
         {
-            let mut packs = commit.open_table(index::PACKS)?;
-            let id = meta.pack;
-            let len = meta.finish(&*self.storage)?;
-            packs.insert(&index::pack_key(PackClass::Meta, id), len)?;
+            self.add_meta(&commit, meta)?;
             commit.open_table(index::LINEAGES)?.insert(&lineage.id.0, record.as_slice())?;
         }
         Ok(commit.commit()?)
@@ -210,8 +223,13 @@ impl Store {
         known.footers.clear();
     }
 
-    fn record(&self, class: PackClass, place: Place) -> Result<Vec<u8>, StoreError> {
-        pack::read_record(&*self.storage, &self.keys, class, place).map_err(gone)
+    pub(crate) fn record(&self, class: PackClass, place: Place) -> Result<Vec<u8>, StoreError> {
+        match pack::read_record(&*self.storage, &self.keys, class, place) {
+            Err(_) if class == PackClass::Meta => {
+                pack::read_record(&*self.storage, &self.keys, PackClass::MetaCopy, place).map_err(gone)
+            }
+            result => result.map_err(gone),
+        }
     }
 
     /// The root of a lineage at `order`, from the slabs' subtree values.
@@ -294,6 +312,29 @@ impl Store {
         Ok(root::of_bytes(&bytes))
     }
 
+    // ---- packs of records
+
+    /// Begins a pack of records, with the number of its commit.
+    pub(crate) fn meta_pack(&self) -> Result<PackWriter, StoreError> {
+        let mut meta = PackWriter::new(PackClass::Meta, &self.keys);
+        meta.note(Entry::Commit(self.next_commit.fetch_add(1, Ordering::Relaxed)));
+        Ok(meta)
+    }
+
+    /// Writes a pack of records within a commit of the index.
+    pub(crate) fn add_meta(&self, transaction: &redb::WriteTransaction, meta: PackWriter) -> Result<(), StoreError> {
+        let pack = meta.pack;
+        let len = meta.finish(&*self.storage)?;
+        self.note_pack(transaction, PackClass::Meta, pack, len)
+    }
+
+    pub(crate) fn note_pack(&self, transaction: &redb::WriteTransaction, class: PackClass, pack: PackId, len: u64) -> Result<(), StoreError> {
+        let commit = self.next_commit.load(Ordering::Relaxed);
+        transaction.open_table(index::PACKS)?.insert(&index::pack_key(class, pack), (len, commit))?;
+        transaction.open_table(index::META)?.insert("commit", commit)?;
+        Ok(())
+    }
+
     // ---- chunks
 
     /// Looks for a chunk by name; a hit is pinned in `pins` before anything can sweep it.
@@ -311,12 +352,18 @@ impl Store {
                 None => return Ok(None),
             }
         };
-        if lock(&self.known).footers.find(&pack, |()| 1).is_some() {
-            return Ok(None);
+        {
+            let mut known = lock(&self.known);
+            if known.doomed.contains(&pack) || known.footers.find(&pack, |()| 1).is_some() {
+                return Ok(None);
+            }
         }
         // A pack that was swept or damaged is no reason to fail: the chunk is simply stored again.
         if let Ok(footer) = pack::read_footer(&*self.storage, &self.keys, pack, PackClass::Data) {
             let mut known = lock(&self.known);
+            if known.doomed.contains(&pack) {
+                return Ok(None);
+            }
             known.footers.put(pack, (), 1);
             for (entry, place) in footer {
                 if let Entry::Chunk(id) = entry {
@@ -459,8 +506,8 @@ impl Store {
         for row in read.open_table(index::PACKS)?.iter()? {
             let (key, len) = row?;
             match index::of_pack_key(key.value()).0 {
-                PackClass::Data => stats.data_bytes += len.value(),
-                PackClass::Meta => stats.meta_bytes += len.value(),
+                PackClass::Data => stats.data_bytes += len.value().0,
+                _ => stats.meta_bytes += 2 * len.value().0,
             }
             stats.packs += 1;
         }
@@ -477,7 +524,7 @@ pub struct StoreStats {
     pub packs: u64,
     /// Bytes of chunks, as stored.
     pub data_bytes: u64,
-    /// Bytes of records, as stored.
+    /// Bytes of records, as stored, both copies.
     pub meta_bytes: u64,
     /// Generations and drafts.
     pub generations: u64,
