@@ -20,7 +20,15 @@ fn open(dir: &Path) -> Arc<Store> {
 /// A draft of one block of a new volume of `site`.
 fn draft(store: &Arc<Store>, site: SiteId) -> Arc<Draft> {
     let lineage = LineageId::random();
-    store.put_lineage(&Lineage { id: lineage, kind: Kind::Volume, name: "volume".into(), site: Some(site), fork_of: None }).unwrap();
+    store
+        .put_lineage(&Lineage {
+            id: lineage,
+            kind: Kind::Volume,
+            name: "volume".into(),
+            site: Some(site),
+            fork_of: None,
+        })
+        .unwrap();
     let (id, size, captured_at) = (GenerationId::random(), ByteCount(BLOCK as u64), UnixMillis(1));
     store.draft(NewGeneration { id, lineage, parent: None, size, captured_at, source: Vec::new() }).unwrap()
 }
