@@ -299,9 +299,9 @@ impl Draft {
         }
         generation.sealed = generation.sealed.or(also.sealed);
 
-        let written = self.write_records(&mut sink, &generation, &also)?;
-        crate::crash_point("dedupe.commit.records");
         let transaction = self.store.db.begin_write()?;
+        let written = self.write_records(&transaction, &mut sink, &generation, &also)?;
+        crate::crash_point("dedupe.commit.records");
         self.write_index(&transaction, &sink, &generation, &also, &written)?;
         transaction.commit()?;
         crate::crash_point("dedupe.commit.index");
@@ -313,8 +313,14 @@ impl Draft {
         Ok(())
     }
 
-    fn write_records(&self, sink: &mut Sink, generation: &Generation, also: &Also) -> Result<Vec<SlabRow>, StoreError> {
-        let mut meta = self.store.meta_pack()?;
+    fn write_records(
+        &self,
+        transaction: &WriteTransaction,
+        sink: &mut Sink,
+        generation: &Generation,
+        also: &Also,
+    ) -> Result<Vec<SlabRow>, StoreError> {
+        let mut meta = self.store.meta_pack(transaction)?;
         self.store.pin(meta.pack, &mut sink.pins);
         let mut context = pack::fast_context();
         let mut written = Vec::with_capacity(sink.rows.len());
@@ -634,9 +640,9 @@ impl Store {
     }
 
     pub(crate) fn discard_draft(&self, generation: &Generation) -> Result<(), StoreError> {
-        let mut meta = self.meta_pack()?;
-        meta.note(Entry::Forgotten(generation.id));
         let transaction = self.db.begin_write()?;
+        let mut meta = self.meta_pack(&transaction)?;
+        meta.note(Entry::Forgotten(generation.id));
         {
             let mut table = transaction.open_table(index::GENERATIONS)?;
             let found: Option<Generation> =

@@ -9,7 +9,7 @@
 
 use crate::error::StoreError;
 use crate::generation::Generation;
-use crate::id::{GenerationId, LineageId, PackId, SlabNumber};
+use crate::id::{BLOCK, GenerationId, LineageId, PackId, SlabNumber};
 use crate::index::{self, SlabRow};
 use crate::pack::{self, Entry, PackWriter, Place};
 use crate::root::Progress;
@@ -20,7 +20,6 @@ use redb::{ReadableDatabase, ReadableTable};
 use serde::Serialize;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How much of the time background work may take: 1.0 all of it, 0.25 a quarter.
@@ -88,22 +87,27 @@ impl Store {
         if all.iter().any(|other| !other.is_sealed() && other.parent == Some(id)) {
             return Err(state("a draft builds on it"));
         }
-        let mut meta = self.meta_pack()?;
-        meta.note(Entry::Forgotten(id));
         let transaction = self.db.begin_write()?;
+        let mut meta = self.meta_pack(&transaction)?;
+        meta.note(Entry::Forgotten(id));
         {
             let (lineage, order) = (generation.lineage, generation.number);
             transaction.open_table(index::GENERATIONS)?.remove(&id.0)?;
             transaction.open_table(index::ORDERS)?.remove(&index::order_key(lineage, order))?;
             self.add_meta(&transaction, meta)?;
-            let (mut slabs, mut touched) = (transaction.open_table(index::SLABS)?, transaction.open_table(index::TOUCHED)?);
+            let (mut slabs, mut touched) =
+                (transaction.open_table(index::SLABS)?, transaction.open_table(index::TOUCHED)?);
             let before = all.iter().rev().find(|other| other.number < order).map_or(0, |other| other.number);
             for order in before + 1..=order {
-                let (first, last) = (index::touched_key(lineage, order, SlabNumber(0)), index::touched_key(lineage, order, SlabNumber(u64::MAX)));
+                let (first, last) = (
+                    index::touched_key(lineage, order, SlabNumber(0)),
+                    index::touched_key(lineage, order, SlabNumber(u64::MAX)),
+                );
                 let mut superseded = Vec::new();
                 for row in touched.range::<&[u8; 32]>(&first..=&last)? {
                     let slab = SlabNumber(index::of_slab_key(row?.0.value()).1);
-                    let (first, last) = (index::slab_key(lineage, slab, order + 1), index::slab_key(lineage, slab, next.number));
+                    let (first, last) =
+                        (index::slab_key(lineage, slab, order + 1), index::slab_key(lineage, slab, next.number));
                     if slabs.range::<&[u8; 32]>(&first..=&last)?.next().is_some() {
                         superseded.push(slab);
                     }
@@ -178,7 +182,8 @@ impl Store {
             let batch: Vec<([u8; 32], SlabRow)> = {
                 let table = self.db.begin_read()?.open_table(index::SLABS)?;
                 let rows = table.range::<&[u8; 32]>(&from..)?.take(BATCH);
-                rows.map(|row| row.map(|(key, value)| (*key.value(), SlabRow::decode(value.value())))).collect::<Result<_, _>>()?
+                rows.map(|row| row.map(|(key, value)| (*key.value(), SlabRow::decode(value.value()))))
+                    .collect::<Result<_, _>>()?
             };
             let Some((last, _)) = batch.last() else { return Ok(()) };
             from = *last;
@@ -208,7 +213,8 @@ impl Store {
         if !plan.thin.is_empty() {
             self.rewrite(&plan.thin.iter().copied().collect(), pace, progress)?;
             let used = self.used(progress)?;
-            let empty = plan.thin.iter().filter(|pack| !used.contains_key(pack)).map(|pack| (PackClass::Data, *pack)).collect();
+            let empty =
+                plan.thin.iter().filter(|pack| !used.contains_key(pack)).map(|pack| (PackClass::Data, *pack)).collect();
             freed += self.remove(empty, pace)?;
         }
         Ok(freed)
@@ -216,9 +222,10 @@ impl Store {
 
     /// One pack with every lineage, generation and draft as it is now: the packs that said so before may go.
     fn checkpoint_records(&self) -> Result<(), StoreError> {
-        let mut meta = self.meta_pack()?;
         let mut context = pack::fast_context();
         let transaction = self.db.begin_write()?;
+        let mut meta = self.meta_pack(&transaction)?;
+        meta.note(Entry::Checkpoint);
         {
             for row in transaction.open_table(index::LINEAGES)?.iter()? {
                 let (_, record) = row?;
@@ -232,7 +239,11 @@ impl Store {
                 let (key, runs) = row?;
                 let generation = GenerationId(key.value()[..16].try_into().expect("16 bytes"));
                 let number = u32::from_be_bytes(key.value()[16..].try_into().expect("4 bytes"));
-                meta.add(Entry::Parcel { generation, number }, runs.value().len(), &pack::compress(&mut context, runs.value()));
+                meta.add(
+                    Entry::Parcel { generation, number },
+                    runs.value().len(),
+                    &pack::compress(&mut context, runs.value()),
+                );
             }
             // Slabs of zeroes are notes without a record, so their packs look unused.
             for row in transaction.open_table(index::SLABS)?.iter()? {
@@ -253,17 +264,25 @@ impl Store {
         let began = Instant::now();
         let transaction = self.db.begin_write()?;
         lock(&self.known).doom(&mut packs);
+        // Oldest first: what says that a draft was discarded is younger than the draft's records and must outlive them.
+        let mut by_age = Vec::with_capacity(packs.len());
         {
             let mut table = transaction.open_table(index::PACKS)?;
-            for (class, pack) in &packs {
+            for (class, pack) in packs {
+                let class_of_row = if class == PackClass::MetaCopy { PackClass::Meta } else { class };
+                let known = table.get(&index::pack_key(class_of_row, pack))?.map_or(0, |value| value.value().1);
+                by_age.push((known, class, pack));
+            }
+            for (_, class, pack) in &by_age {
                 table.remove(&index::pack_key(*class, *pack))?;
             }
         }
+        by_age.sort_unstable();
         transaction.commit()?;
         crate::crash_point("dedupe.gc.unlinked");
         self.drop_caches();
         let mut freed = 0;
-        for (class, pack) in packs {
+        for (_, class, pack) in by_age {
             freed += self.storage.len(pack, class).unwrap_or(0);
             self.storage.delete(pack, class)?;
         }
@@ -298,7 +317,6 @@ impl Store {
     ) -> Result<(), StoreError> {
         let mut context = pack::fast_context();
         let mut data = PackWriter::new(PackClass::Data, &self.keys);
-        let mut meta = self.meta_pack()?;
         let mut pins = HashSet::new();
         self.pin(data.pack, &mut pins);
         let mut changed = Vec::new();
@@ -323,9 +341,7 @@ impl Store {
             let lineage = LineageId(key[..16].try_into().expect("16 bytes"));
             let (number, order) = index::of_slab_key(key);
             let entry = Entry::Slab { lineage, slab: number, order, subtree: slab.subtree, zero: false };
-            let bytes = slab.encode();
-            let to = meta.add(entry, bytes.len(), &pack::compress(&mut context, &bytes));
-            changed.push((*key, *place, SlabRow { place: Some(to), subtree: slab.subtree }));
+            changed.push((*key, *place, entry, slab));
         }
         if changed.is_empty() {
             self.committed([], &mut pins);
@@ -338,14 +354,17 @@ impl Store {
             if !empty {
                 self.note_pack(&transaction, PackClass::Data, pack, len)?;
             }
-            self.add_meta(&transaction, meta)?;
+            let mut meta = self.meta_pack(&transaction)?;
             let mut slabs = transaction.open_table(index::SLABS)?;
-            for (key, was, row) in changed {
+            for (key, was, entry, slab) in changed {
                 let same = slabs.get(&key)?.is_some_and(|now| SlabRow::decode(now.value()).place == Some(was));
                 if same {
-                    slabs.insert(&key, &row.encode())?;
+                    let bytes = slab.encode();
+                    let to = meta.add(entry, bytes.len(), &pack::compress(&mut context, &bytes));
+                    slabs.insert(&key, &SlabRow { place: Some(to), subtree: slab.subtree }.encode())?;
                 }
             }
+            self.add_meta(&transaction, meta)?;
         }
         transaction.commit()?;
         self.committed([], &mut pins);
@@ -394,8 +413,12 @@ impl Store {
             let to = self.must_have(*to)?;
             let from: Option<Generation> = from.map(|id| self.must_have(id)).transpose()?;
             for slab in self.changed_slabs(from.as_ref(), &to)? {
-                let record: Option<Arc<Slab>> = self.slab(to.lineage, slab, to.number)?;
-                kept.extend(record.iter().flat_map(|record| &record.pieces).map(|piece| piece.place.pack));
+                let Some(record) = self.slab(to.lineage, slab, to.number)? else { continue };
+                // Whole leaves, as after a root that came out wrong.
+                for (block, _) in self.slab_delta(from.as_ref(), &to, slab, true)?.data {
+                    let at = (block.in_slab().1 * BLOCK) as u32;
+                    kept.extend(record.pieces_in(at..at + BLOCK as u32).map(|piece| piece.place.pack));
+                }
             }
         }
         Ok(kept)

@@ -68,6 +68,8 @@ pub enum Entry {
     },
     /// A generation was forgotten or discarded.
     Forgotten(GenerationId),
+    /// This pack lists every lineage, generation and draft there is: what earlier commits said of them no longer holds.
+    Checkpoint,
     /// The commit that wrote this pack: when the index is rebuilt, what a later one says wins.
     Commit(u64),
 }

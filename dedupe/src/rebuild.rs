@@ -32,13 +32,16 @@ impl Store {
         progress.total.store(packs.len() as u64, std::sync::atomic::Ordering::Relaxed);
         let mut commits: BTreeMap<u64, Vec<(PackId, Vec<(Entry, Place)>)>> = BTreeMap::new();
         let mut data = Vec::new();
-        let metas: HashSet<PackId> = packs.iter().filter(|(_, class)| *class != PackClass::Data).map(|(pack, _)| *pack).collect();
+        let metas: HashSet<PackId> =
+            packs.iter().filter(|(_, class)| *class != PackClass::Data).map(|(pack, _)| *pack).collect();
         for pack in metas {
             let footer = match pack::read_footer(&*store.storage, &store.keys, pack, PackClass::Meta) {
                 Ok(footer) => footer,
                 Err(_) => pack::read_footer(&*store.storage, &store.keys, pack, PackClass::MetaCopy)?,
             };
-            let commit = footer.iter().find_map(|(entry, _)| if let Entry::Commit(number) = entry { Some(*number) } else { None });
+            let commit = footer
+                .iter()
+                .find_map(|(entry, _)| if let Entry::Commit(number) = entry { Some(*number) } else { None });
             commits.entry(commit.unwrap_or(0)).or_default().push((pack, footer));
             progress.add(1);
         }
@@ -49,10 +52,23 @@ impl Store {
             progress.add(1);
         }
         store.restore_rows(commits, data)?;
+        for lineage in store.lineages()? {
+            for generation in store.generations(lineage.id)? {
+                let proof = generation.sealed.map(|sealed| sealed.root);
+                if proof.is_some() && proof != Some(store.root(&generation)?) {
+                    let why = "its records do not give its root; a pack of records is missing".to_owned();
+                    return Err(StoreError::State { generation: generation.id, why });
+                }
+            }
+        }
         Ok(store)
     }
 
-    fn restore_rows(&self, commits: BTreeMap<u64, Vec<(PackId, Vec<(Entry, Place)>)>>, data: Vec<(PackId, Vec<(Entry, Place)>)>) -> Result<(), StoreError> {
+    fn restore_rows(
+        &self,
+        commits: BTreeMap<u64, Vec<(PackId, Vec<(Entry, Place)>)>>,
+        data: Vec<(PackId, Vec<(Entry, Place)>)>,
+    ) -> Result<(), StoreError> {
         let mut lineages: HashMap<[u8; 16], Vec<u8>> = HashMap::new();
         let mut generations: HashMap<GenerationId, Generation> = HashMap::new();
         let mut forgotten: HashSet<GenerationId> = HashSet::new();
@@ -71,7 +87,8 @@ impl Store {
                             lineages.insert(lineage.id.0, record);
                         }
                         Entry::Generation => {
-                            let generation: Generation = decode(&self.record(PackClass::Meta, place)?, "a generation record")?;
+                            let generation: Generation =
+                                decode(&self.record(PackClass::Meta, place)?, "a generation record")?;
                             generations.insert(generation.id, generation);
                         }
                         Entry::Parcel { generation, number } => {
@@ -83,6 +100,11 @@ impl Store {
                         }
                         Entry::Forgotten(id) => {
                             forgotten.insert(id);
+                        }
+                        Entry::Checkpoint => {
+                            lineages.clear();
+                            generations.clear();
+                            parcels.clear();
                         }
                         Entry::Chunk(_) | Entry::Commit(_) => {}
                     }
@@ -96,7 +118,8 @@ impl Store {
             .map(|generation| (generation.lineage.0, generation.number))
             .collect();
         generations.retain(|id, _| !forgotten.contains(id));
-        let kept: HashSet<([u8; 16], u64)> = generations.values().map(|generation| (generation.lineage.0, generation.number)).collect();
+        let kept: HashSet<([u8; 16], u64)> =
+            generations.values().map(|generation| (generation.lineage.0, generation.number)).collect();
         slabs.retain(|key, _| {
             let lineage = key[..16].try_into().expect("16 bytes");
             let order = index::of_slab_key(key).1;
@@ -112,7 +135,8 @@ impl Store {
             for generation in generations.values() {
                 crate::draft::write_generation(&transaction, generation)?;
             }
-            let (mut rows, mut touched) = (transaction.open_table(index::SLABS)?, transaction.open_table(index::TOUCHED)?);
+            let (mut rows, mut touched) =
+                (transaction.open_table(index::SLABS)?, transaction.open_table(index::TOUCHED)?);
             for (key, row) in &slabs {
                 let lineage = crate::id::LineageId(key[..16].try_into().expect("16 bytes"));
                 let (slab, order) = index::of_slab_key(key);
@@ -143,7 +167,6 @@ impl Store {
             transaction.open_table(index::META)?.insert("commit", last)?;
         }
         transaction.commit()?;
-        self.next_commit.store(last + 1, std::sync::atomic::Ordering::Relaxed);
         self.restore_samples(slabs.keys())
     }
 
@@ -156,7 +179,13 @@ impl Store {
                 let lineage = crate::id::LineageId(key[..16].try_into().expect("16 bytes"));
                 let (slab, order): (SlabNumber, u64) = index::of_slab_key(key);
                 if let Some(record) = self.slab(lineage, slab, order)? {
-                    found.extend(record.marks.iter().filter_map(|mark| crate::draft::mark_sample(*mark)).map(|sample| (sample, index::sample_value(lineage, slab))));
+                    found.extend(
+                        record
+                            .marks
+                            .iter()
+                            .filter_map(|mark| crate::draft::mark_sample(*mark))
+                            .map(|sample| (sample, index::sample_value(lineage, slab))),
+                    );
                 }
             }
             found.sort_unstable();
@@ -173,7 +202,12 @@ impl Store {
     }
 
     /// Puts the anchors of a generation that the receiver holds back into the index, by reading it.
-    pub fn anchor_again(self: &Arc<Self>, generation: GenerationId, budget: u64, progress: &Progress) -> Result<(), StoreError> {
+    pub fn anchor_again(
+        self: &Arc<Self>,
+        generation: GenerationId,
+        budget: u64,
+        progress: &Progress,
+    ) -> Result<(), StoreError> {
         let view = self.view(generation)?;
         let (lineage, order) = (view.generation().lineage, view.generation().number);
         let number = self.lineage_number(lineage)?;

@@ -116,7 +116,12 @@ impl Store {
             (Ok(_), Ok(_)) => Ok(None),
             (Err(e), Ok(bytes)) => mend(PackClass::Meta, &bytes, e),
             (Ok(bytes), Err(e)) => mend(PackClass::MetaCopy, &bytes, e),
-            (Err(e), Err(_)) => Ok(Some(Damage { pack, what: format!("{e}; its copy is damaged too"), mended: false, lost: Vec::new() })),
+            (Err(e), Err(_)) => Ok(Some(Damage {
+                pack,
+                what: format!("{e}; its copy is damaged too"),
+                mended: false,
+                lost: Vec::new(),
+            })),
         }
     }
 
@@ -152,7 +157,11 @@ impl Store {
 
     /// Blocks of a generation as a parcel without bases: what the other end asked for to mend its copy. `None` when they are not all
     /// here, or are damaged here too.
-    pub fn blocks_parcel(self: &Arc<Self>, generation: GenerationId, blocks: &[BlockRun]) -> Result<Option<Vec<u8>>, StoreError> {
+    pub fn blocks_parcel(
+        self: &Arc<Self>,
+        generation: GenerationId,
+        blocks: &[BlockRun],
+    ) -> Result<Option<Vec<u8>>, StoreError> {
         if parcel::blocks_in(blocks) > (parcel::MAX_FRESH / BLOCK) as u64 {
             return Ok(None);
         }
@@ -176,7 +185,9 @@ impl Store {
             copied_hash: [0; 32],
         };
         let memory = crate::codec::CodecMemory { long_log: 16, chain_log: 0 };
-        let Ok(payload) = crate::codec::encode(&fresh, 0, crate::codec::Effort::Normal, memory) else { return Ok(None) };
+        let Ok(payload) = crate::codec::encode(&fresh, 0, crate::codec::Effort::Normal, memory) else {
+            return Ok(None);
+        };
         Ok(Some(parcel::assemble(&header, &payload)))
     }
 
@@ -191,7 +202,8 @@ impl Store {
         if header.fresh.iter().any(|run| run.first.0 + run.count > view.size().blocks()) {
             return Err(IngestError::Damaged("it goes beyond the volume's end"));
         }
-        let fresh = crate::codec::decode(&[], payload, header.fresh_len()).map_err(|_| IngestError::Damaged("its payload does not unpack"))?;
+        let fresh = crate::codec::decode(&[], payload, header.fresh_len())
+            .map_err(|_| IngestError::Damaged("its payload does not unpack"))?;
         let mut blocks: BTreeMap<SlabNumber, Vec<(usize, usize)>> = BTreeMap::new();
         for (at, block) in crate::delta::blocks_of(&header.fresh).enumerate() {
             let (slab, number) = block.in_slab();
@@ -203,7 +215,13 @@ impl Store {
         Ok(())
     }
 
-    fn repair_slab(&self, view: &View, slab: SlabNumber, blocks: &[(usize, usize)], fresh: &[u8]) -> Result<(), IngestError> {
+    fn repair_slab(
+        &self,
+        view: &View,
+        slab: SlabNumber,
+        blocks: &[(usize, usize)],
+        fresh: &[u8],
+    ) -> Result<(), IngestError> {
         let generation = view.generation();
         let Some((order, row)) = self.slab_row(generation.lineage, slab, generation.number)? else {
             return Err(IngestError::Damaged("it mends zeroes"));
@@ -232,21 +250,37 @@ impl Store {
         Ok(result?)
     }
 
-    fn write_repair(&self, generation: &Generation, slab: SlabNumber, order: u64, record: &Slab, data: (PackId, u64)) -> Result<(), StoreError> {
-        let mut meta = self.meta_pack()?;
+    fn write_repair(
+        &self,
+        generation: &Generation,
+        slab: SlabNumber,
+        order: u64,
+        record: &Slab,
+        data: (PackId, u64),
+    ) -> Result<(), StoreError> {
+        let transaction = self.db.begin_write()?;
+        let mut meta = self.meta_pack(&transaction)?;
         let bytes = record.encode();
         let entry = Entry::Slab { lineage: generation.lineage, slab, order, subtree: record.subtree, zero: false };
         let place: Place = meta.add(entry, bytes.len(), &pack::compress(&mut pack::fast_context(), &bytes));
-        let transaction = self.db.begin_write()?;
         self.note_pack(&transaction, PackClass::Data, data.0, data.1)?;
         self.add_meta(&transaction, meta)?;
         let row = SlabRow { place: Some(place), subtree: record.subtree };
-        transaction.open_table(index::SLABS)?.insert(&index::slab_key(generation.lineage, slab, order), &row.encode())?;
+        transaction
+            .open_table(index::SLABS)?
+            .insert(&index::slab_key(generation.lineage, slab, order), &row.encode())?;
         Ok(transaction.commit()?)
     }
 
     /// The new bytes, among the blocks beside them, must give the leaves that were proved when the generation was sealed.
-    fn prove(&self, view: &View, slab: SlabNumber, record: &Slab, blocks: &[(usize, usize)], fresh: &[u8]) -> Result<(), IngestError> {
+    fn prove(
+        &self,
+        view: &View,
+        slab: SlabNumber,
+        record: &Slab,
+        blocks: &[(usize, usize)],
+        fresh: &[u8],
+    ) -> Result<(), IngestError> {
         let per_leaf = LEAF / BLOCK;
         let mut leaves: BTreeMap<usize, Vec<(usize, usize)>> = BTreeMap::new();
         for (number, at) in blocks {
@@ -264,7 +298,9 @@ impl Store {
                 }
             }
             if root::leaf(slab.offset().0 + range.start as u64, &bytes[..range.len()]) != record.leaves[leaf] {
-                return Err(IngestError::Damaged("its bytes are not those that were proved when the generation was sealed"));
+                return Err(IngestError::Damaged(
+                    "its bytes are not those that were proved when the generation was sealed",
+                ));
             }
         }
         Ok(())

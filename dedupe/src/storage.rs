@@ -198,6 +198,7 @@ impl PackStorage for LocalPacks {
 /// The pack that a file name `<id>.<class>` stands for.
 pub fn parse_name(name: &str) -> Option<(PackId, PackClass)> {
     let (id, suffix) = name.split_once('.')?;
-    let class = [PackClass::Data, PackClass::Meta, PackClass::MetaCopy].into_iter().find(|class| class.suffix() == suffix)?;
+    let class =
+        [PackClass::Data, PackClass::Meta, PackClass::MetaCopy].into_iter().find(|class| class.suffix() == suffix)?;
     Some((id.parse().ok()?, class))
 }

@@ -18,7 +18,6 @@ use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// One chunk name in 32 goes into the sparse index: at 16 KiB a chunk one per 512 KiB, 100 M for 50 TB. A hit leads to the pack,
@@ -50,7 +49,6 @@ pub struct Store {
     pub(crate) keys: Keys,
     pub(crate) db: Database,
     pub(crate) options: StoreOptions,
-    pub(crate) next_commit: AtomicU64,
     /// By place, not by slab and order: a draft writes the row of a slab anew with each parcel that touches it.
     slabs: Mutex<Cache<Place, Arc<Slab>>>,
     chunks: Mutex<Cache<Place, Arc<Vec<u8>>>>,
@@ -99,8 +97,7 @@ impl Store {
         };
         let slabs = Mutex::new(Cache::new(options.record_cache / 2));
         let chunks = Mutex::new(Cache::new(options.record_cache / 4));
-        let next_commit = AtomicU64::new(1 + db.begin_read()?.open_table(index::META)?.get("commit")?.map_or(0, |value| value.value()));
-        Ok(Arc::new(Store { storage, keys, db, options, next_commit, slabs, chunks, known: Mutex::new(known) }))
+        Ok(Arc::new(Store { storage, keys, db, options, slabs, chunks, known: Mutex::new(known) }))
     }
 
     // ---- lineages and generations
@@ -108,9 +105,9 @@ impl Store {
     /// Adds a lineage, or replaces its name and site.
     pub fn put_lineage(&self, lineage: &Lineage) -> Result<(), StoreError> {
         let record = postcard::to_stdvec(lineage).expect("a lineage always encodes");
-        let mut meta = self.meta_pack()?;
-        meta.add(Entry::Lineage, record.len(), &pack::compress(&mut pack::fast_context(), &record));
         let commit = self.db.begin_write()?;
+        let mut meta = self.meta_pack(&commit)?;
+        meta.add(Entry::Lineage, record.len(), &pack::compress(&mut pack::fast_context(), &record));
         {
             self.add_meta(&commit, meta)?;
             commit.open_table(index::LINEAGES)?.insert(&lineage.id.0, record.as_slice())?;
@@ -314,10 +311,14 @@ impl Store {
 
     // ---- packs of records
 
-    /// Begins a pack of records, with the number of its commit.
-    pub(crate) fn meta_pack(&self) -> Result<PackWriter, StoreError> {
+    /// Begins a pack of records, with the number of its commit. The number is taken while the index's one writer is held, so that
+    /// the order of numbers is the order in which commits saw each other.
+    pub(crate) fn meta_pack(&self, transaction: &redb::WriteTransaction) -> Result<PackWriter, StoreError> {
+        let mut table = transaction.open_table(index::META)?;
+        let number = table.get("commit")?.map_or(0, |value| value.value()) + 1;
+        table.insert("commit", number)?;
         let mut meta = PackWriter::new(PackClass::Meta, &self.keys);
-        meta.note(Entry::Commit(self.next_commit.fetch_add(1, Ordering::Relaxed)));
+        meta.note(Entry::Commit(number));
         Ok(meta)
     }
 
@@ -328,10 +329,15 @@ impl Store {
         self.note_pack(transaction, PackClass::Meta, pack, len)
     }
 
-    pub(crate) fn note_pack(&self, transaction: &redb::WriteTransaction, class: PackClass, pack: PackId, len: u64) -> Result<(), StoreError> {
-        let commit = self.next_commit.load(Ordering::Relaxed);
+    pub(crate) fn note_pack(
+        &self,
+        transaction: &redb::WriteTransaction,
+        class: PackClass,
+        pack: PackId,
+        len: u64,
+    ) -> Result<(), StoreError> {
+        let commit = transaction.open_table(index::META)?.get("commit")?.map_or(0, |value| value.value());
         transaction.open_table(index::PACKS)?.insert(&index::pack_key(class, pack), (len, commit))?;
-        transaction.open_table(index::META)?.insert("commit", commit)?;
         Ok(())
     }
 
