@@ -74,6 +74,7 @@ impl Breaker {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
 mod tests {
     use super::*;
 

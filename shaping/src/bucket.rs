@@ -162,6 +162,7 @@ impl Bucket {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -359,3 +359,106 @@ impl Drop for Poller {
         self.socket.shaper.forget(self.waiter);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::{BitsPerSec, Rate};
+    use std::sync::atomic::AtomicUsize;
+    use std::task::{Wake, Waker};
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    struct Bench {
+        socket: Arc<ShapedSocket>,
+        shaper: Shaper,
+        peer: std::net::UdpSocket,
+    }
+
+    impl Bench {
+        /// A data socket on a line of this rate, known to the runtime as writable, and someone to send to.
+        async fn new(rate: Rate) -> Bench {
+            let shaper = Shaper::new(rate);
+            let socket = bind("127.0.0.1:0".parse().unwrap(), Role::Data, &shaper).unwrap();
+            socket.io.writable().await.unwrap();
+            Bench { socket, shaper, peer: std::net::UdpSocket::bind("127.0.0.1:0").unwrap() }
+        }
+
+        fn send(&self, len: usize) -> io::Result<()> {
+            let destination = self.peer.local_addr()?;
+            let contents = &vec![0; len];
+            self.socket.try_send(&Transmit { destination, ecn: None, contents, segment_size: None, src_ip: None })
+        }
+    }
+
+    const SLOW: Rate = Rate::Limited(BitsPerSec::LEAST);
+
+    #[tokio::test]
+    async fn would_block_is_followed_by_a_wait_and_a_new_rate_ends_it() {
+        let bench = Bench::new(SLOW).await;
+        let mut poller = bench.socket.clone().create_io_poller();
+        std::future::poll_fn(|cx| poller.as_mut().poll_writable(cx)).await.unwrap();
+        bench.send(1_200).unwrap();
+        // In debt for more than a second: neither a send nor a poll goes through, so a caller sleeps and does not spin.
+        assert_eq!(bench.send(1_200).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(wakes.clone());
+        let mut cx = Context::from_waker(&waker);
+        assert!(poller.as_mut().poll_writable(&mut cx).is_pending());
+        assert!(poller.as_mut().poll_writable(&mut cx).is_pending());
+        assert_eq!(wakes.0.load(Relaxed), 0);
+        bench.shaper.set_rate(Rate::Unlimited);
+        assert_eq!(wakes.0.load(Relaxed), 1);
+        assert!(poller.as_mut().poll_writable(&mut cx).is_ready());
+        bench.send(1_200).unwrap();
+        assert_eq!(bench.socket.meter().sent_datagrams, 2);
+        assert_eq!(bench.socket.meter().sent_bytes, 2 * 1_228);
+    }
+
+    #[tokio::test]
+    async fn every_waiting_poller_is_woken() {
+        let bench = Bench::new(Rate::Closed).await;
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(wakes.clone());
+        let mut pollers: Vec<_> = (0..3).map(|_| bench.socket.clone().create_io_poller()).collect();
+        for poller in &mut pollers {
+            assert!(poller.as_mut().poll_writable(&mut Context::from_waker(&waker)).is_pending());
+        }
+        pollers.pop();
+        bench.shaper.set_rate(Rate::Unlimited);
+        assert_eq!(wakes.0.load(Relaxed), 2, "one of three is gone");
+    }
+
+    #[tokio::test]
+    async fn a_datagram_that_the_kernel_refuses_costs_nothing() {
+        let bench = Bench::new(Rate::Limited(BitsPerSec::kbit(1_000))).await;
+        bench.shaper.record(10);
+        let mut poller = bench.socket.clone().create_io_poller();
+        std::future::poll_fn(|cx| poller.as_mut().poll_writable(cx)).await.unwrap();
+        // Larger than any datagram: EMSGSIZE, as a probe above the interface's MTU.
+        bench.send(65_520).unwrap();
+        assert_eq!(bench.socket.meter(), MeterReading::default());
+        bench.send(100).unwrap();
+        assert_eq!(bench.shaper.take_record().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn batches_are_cut_to_what_one_call_may_carry() {
+        let bench = Bench::new(Rate::Unlimited).await;
+        let destination = bench.peer.local_addr().unwrap();
+        bench.peer.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+        let contents = &vec![7; 5 * 20_000 + 10];
+        let transmit = Transmit { destination, ecn: None, contents, segment_size: Some(20_000), src_ip: None };
+        bench.socket.try_send(&transmit).unwrap();
+        let lens: Vec<usize> = (0..6).map(|_| bench.peer.recv(&mut vec![0; 65_536]).unwrap()).collect();
+        assert_eq!(lens, [20_000, 20_000, 20_000, 20_000, 20_000, 10]);
+        assert_eq!(bench.socket.meter().sent_bytes, 100_010 + 6 * 28);
+    }
+}

@@ -1,5 +1,7 @@
 //! quinn over the shaped socket on loopback: the rate holds, changes bite, closed is closed, large datagrams are found, packets are marked.
 
+#![allow(clippy::disallowed_methods, reason = "tests of real sockets, in real time")]
+
 use anyhow::{Context, Result};
 use quinn::{ClientConfig, Connection, Endpoint, ServerConfig, TransportConfig};
 use rustls::pki_types::PrivateKeyDer;
