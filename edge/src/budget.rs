@@ -1,6 +1,6 @@
 //! How the memory ceiling is dealt out: one function, so that the parts are known to fit together.
 
-use dedupe::{ByteCount, SLAB};
+use dedupe::{ByteCount, CodecMemory, EncoderOptions, SLAB};
 
 /// The smallest ceiling that works: below it no room is left for a prefix, and deltas stop being small.
 pub const MIN_MEMORY: ByteCount = ByteCount(384 << 20);
@@ -9,49 +9,64 @@ pub const DEFAULT_MEMORY: ByteCount = ByteCount(1 << 30);
 
 /// Program, runtime, QUIC windows, the journal's cache, allocator slack: measured below 64 MiB, half as much again for safety.
 const FIXED: usize = 96 << 20;
-/// One capture worker: a slab's new chunks on their way into a pack (16 MiB), its read buffer (1 MiB), leaf values and compression state.
-const PER_WORKER: usize = SLAB + (8 << 20);
-/// New bytes of one parcel at most. Larger ones bring nothing (16 MiB with recently-sent matching equals 64 MiB).
-const MAX_PARCEL: usize = 64 << 20;
-/// Reference prefix of one parcel at most: up to here the ratio still improves.
-const MAX_PREFIX: usize = 200 << 20;
+/// One capture worker: a slab's record old and new, a run of new bytes on its way into chunks (4 MiB), its read buffer (1 MiB), compression state.
+const PER_WORKER: usize = 8 << 20;
+/// New bytes of one parcel at most; larger ones brought nothing once what was just sent is a base too.
+const MAX_PARCEL: usize = 32 << 20;
+/// Old blocks chosen by anchors for one parcel at most: up to here the ratio still improved.
+const MAX_CHOSEN: usize = 64 << 20;
+/// Recently sent bytes that a parcel may refer to at most.
+const MAX_RECENT: usize = 64 << 20;
+/// Anchors on disk per byte of content cache: about 0.1 %, but not so few that a small cache has none.
+const ANCHOR_SHARE: u64 = 512;
+const MIN_ANCHORS: u64 = 64 << 20;
 
 /// What each part may use, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// Cache of the store's index.
     pub index_cache: usize,
-    /// Cache of decoded slab records.
+    /// Cache of slab records, chunks and chunk names.
     pub record_cache: usize,
+    /// A pack in the making; held in memory until it is written.
+    pub pack: usize,
     /// Threads that capture at the same time.
     pub capture_workers: usize,
     /// Everything that coding one parcel takes: prefix, parcel, coder tables, output.
     pub encoder: usize,
-    /// New bytes of one parcel.
-    pub parcel: usize,
-    /// Reference prefix of one parcel.
-    pub prefix: usize,
 }
 
 impl Budget {
     /// Deals out `memory` (at least [`MIN_MEMORY`]) for at most `workers` capture threads.
     ///
-    /// An eighth goes to the index cache and a sixteenth to slab records; capture gets at most an eighth; what is left after [`FIXED`] is the encoder's,
-    /// of which a tenth is the parcel and three tenths the prefix, because a coder needs about as much again for its tables as it has in its window.
+    /// A twelfth each to the index cache and the record cache, a thirty-second to the pack in the making (counted twice: one fills while one is written);
+    /// capture gets at most a twelfth; what is left after [`FIXED`] is the encoder's.
     pub fn of(memory: ByteCount, workers: usize) -> Budget {
         let memory = usize::try_from(memory.0.max(MIN_MEMORY.0)).unwrap_or(usize::MAX);
-        let index_cache = memory / 8;
-        let record_cache = memory / 16;
-        let capture_workers = workers.clamp(1, (memory / 8 / PER_WORKER).max(1));
-        let encoder = memory - FIXED - index_cache - record_cache - capture_workers * PER_WORKER;
+        let (index_cache, record_cache, pack) = (memory / 12, memory / 12, (memory / 32).min(32 << 20));
+        let capture_workers = workers.clamp(1, memory / 12 / PER_WORKER);
+        let encoder = memory - FIXED - index_cache - record_cache - 2 * pack - capture_workers * PER_WORKER;
+        Budget { index_cache, record_cache, pack, capture_workers, encoder }
+    }
+
+    /// How the encoder's share is used, with anchors for a content cache of `cache` bytes.
+    ///
+    /// Prefix, parcel and output are held side by side, and zstd has its tables beside them: eight bytes for each entry of the long-distance table and four
+    /// for each of the chain table.
+    pub fn encoder_options(&self, cache: ByteCount) -> EncoderOptions {
         let whole_slabs = |bytes: usize| (bytes / SLAB).max(1) * SLAB;
-        Budget {
-            index_cache,
-            record_cache,
-            capture_workers,
-            encoder,
-            parcel: whole_slabs(encoder / 10).min(MAX_PARCEL),
-            prefix: (encoder / 10 * 3).min(MAX_PREFIX),
+        let log = |bytes: usize| bytes.ilog2();
+        EncoderOptions {
+            parcel: whole_slabs(self.encoder / 16).min(MAX_PARCEL),
+            chosen: (self.encoder / 10).min(MAX_CHOSEN),
+            recent: (self.encoder / 10).min(MAX_RECENT),
+            anchors: (cache.0 / ANCHOR_SHARE).max(MIN_ANCHORS),
+            codec: CodecMemory {
+                // At most a fifth of the share, and 24 is what the measured ratios were reached with.
+                long_log: log(self.encoder / 5 / 8).min(24),
+                // At most half of it; below 2^24 entries the deep search gains nothing, so zstd chooses.
+                chain_log: Some(log(self.encoder / 2 / 4).min(26)).filter(|log| *log >= 24).unwrap_or(0),
+            },
         }
     }
 }
@@ -69,22 +84,29 @@ mod tests {
                 let sum = FIXED
                     + budget.index_cache
                     + budget.record_cache
+                    + 2 * budget.pack
                     + budget.capture_workers * PER_WORKER
                     + budget.encoder;
                 assert!(sum as u64 <= memory.0, "{mib} MiB, {workers} workers: {budget:?}");
-                assert!(2 * budget.parcel + budget.prefix <= budget.encoder, "{mib} MiB: {budget:?}");
                 assert!(budget.capture_workers >= 1);
+                let options = budget.encoder_options(ByteCount(0));
+                // Chosen, recent, same addresses, the parcel itself and its output, and the tables.
+                let buffers = options.chosen + options.recent + 3 * options.parcel;
+                let tables = (8 << options.codec.long_log)
+                    + if options.codec.chain_log > 0 { 4 << options.codec.chain_log } else { 0 };
+                assert!(buffers + tables <= budget.encoder * 11 / 10, "{mib} MiB: {options:?}");
             }
         }
     }
 
     #[test]
     fn the_default_reaches_the_measured_sizes_and_the_minimum_works() {
-        let default = Budget::of(DEFAULT_MEMORY, 4);
-        assert_eq!(default.parcel, 64 << 20);
-        assert!(default.prefix > 180 << 20, "{default:?}");
-        let least = Budget::of(MIN_MEMORY, 4);
-        assert_eq!(least.parcel, 16 << 20);
-        assert!(least.prefix >= 40 << 20, "{least:?}");
+        let default = Budget::of(DEFAULT_MEMORY, 4).encoder_options(ByteCount(200_000_000_000));
+        assert_eq!((default.parcel, default.codec.long_log, default.codec.chain_log), (32 << 20, 24, 26));
+        assert!(default.chosen >= 60 << 20, "{default:?}");
+        assert_eq!(default.anchors, 390_625_000);
+        let least = Budget::of(MIN_MEMORY, 4).encoder_options(ByteCount(0));
+        assert_eq!((least.parcel, least.codec.chain_log, least.anchors), (16 << 20, 24, MIN_ANCHORS));
+        assert!(least.chosen >= 15 << 20, "{least:?}");
     }
 }

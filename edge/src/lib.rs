@@ -1,11 +1,41 @@
-//! The appliance at a site.
+//! The appliance at a site: captures volumes into a local store and brings each generation to the gateway over a thin line.
+//!
+//! ```text
+//!   source ──► capture ──► dedupe::Store ──► sender + pipeline ──► spool ──► link ═══ gateway
+//! ```
+//!
+//! * [`config`], [`budget`]: what the operator says, and how the memory ceiling is dealt out.
+//! * [`source`], [`capture`]: where bytes come from; a volume becomes a generation.
+//! * [`volumes`], [`state`], [`journal`], [`spool`], [`identity`]: everything durable.
+//! * [`sender`]: what is done next for a volume, as a pure state machine; `pipeline` does it; [`pace`] chooses the coder's effort.
+//! * [`link`], [`enrol`]: the line to the gateway.
+//! * [`daemon`]: all of it together. [`status`], [`admin`], [`metrics`]: how it is seen and asked.
 
+pub mod admin;
 pub mod budget;
 pub mod capture;
 pub mod config;
+pub mod daemon;
+pub mod enrol;
 mod files;
+pub mod identity;
 pub mod journal;
+mod keeper;
+pub mod link;
+pub mod metrics;
+pub mod pace;
+mod pipeline;
 pub mod sender;
 pub mod source;
 pub mod spool;
+pub mod state;
+pub mod status;
 pub mod text;
+pub mod volume;
+pub mod volumes;
+
+pub use config::Config;
+pub use daemon::{CaptureReport, Daemon, DaemonError, Extent, StartError};
+pub use enrol::enrol;
+pub use pipeline::SpoolOrStore;
+pub use status::Status;

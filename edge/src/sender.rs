@@ -316,6 +316,11 @@ impl Sender {
         }
     }
 
+    /// The number of the coder's present attempt.
+    pub fn attempt(&self) -> u64 {
+        self.attempt
+    }
+
     /// Whether there is a generation that the gateway does not hold, as far as is known.
     pub fn has_work(&self) -> bool {
         self.job().is_some() || self.known.last().is_some_and(|newest| Some(newest.generation) != self.acknowledged)

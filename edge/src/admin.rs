@@ -1,0 +1,369 @@
+//! The command line's way to the running daemon: a Unix socket in the state directory that only its owner may open.
+//!
+//! One request per connection, as a line of JSON; the answer is any number of [`Reply::Progress`] lines and then [`Reply::Done`] or [`Reply::Failed`].
+//! The same [`handle`] serves the socket and, where no daemon runs, the command line itself.
+
+use crate::capture::OnReadError;
+use crate::daemon::{CaptureReport, Daemon, DaemonError};
+use crate::keeper;
+use crate::source::SourceSpec;
+use crate::status::{Status, VolumeStatus};
+use crate::text;
+use crate::volumes::VolumeEntry;
+use dedupe::{LineageId, Pace, Progress};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+
+/// Bytes of one request at most; a path may have 4096.
+const MAX_REQUEST: u64 = 64 << 10;
+/// Between two lines of progress.
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+
+/// What the command line may ask for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "do")]
+pub enum Request {
+    /// What is it doing?
+    Status,
+    /// Add a volume.
+    VolumeAdd {
+        /// Its name.
+        name: String,
+        /// Where its bytes come from.
+        source: SourceSpec,
+        /// What is done when sectors cannot be read.
+        on_read_error: OnReadError,
+    },
+    /// Remove a volume.
+    VolumeRemove {
+        /// Its name.
+        name: String,
+    },
+    /// Capture one volume, or all.
+    Capture {
+        /// Its name; all when absent.
+        volume: Option<String>,
+        /// Until the gateway has verified it.
+        wait: bool,
+    },
+    /// Sweep the local store.
+    Gc {
+        /// Only say what would be done.
+        dry_run: bool,
+    },
+    /// Read the local store again and name what is damaged.
+    Scrub,
+}
+
+/// One line of an answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// How far it is, for people.
+    Progress(String),
+    /// It is done.
+    Done(Outcome),
+    /// It is not, and why.
+    Failed(String),
+}
+
+/// What came of a request.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Of [`Request::Status`].
+    Status(Box<Status>),
+    /// Of a request that changes the list.
+    Volumes(Vec<String>),
+    /// Of [`Request::Capture`].
+    Captured(Vec<CaptureReport>),
+    /// Of [`Request::Gc`].
+    Swept {
+        /// What was found.
+        plan: String,
+        /// Bytes given back; absent when nothing was to be done.
+        freed_bytes: Option<u64>,
+    },
+    /// Of [`Request::Scrub`]: one line per damage.
+    Scrubbed(Vec<String>),
+}
+
+/// Why the socket cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot listen for the command line on {path}: {source}; the state directory must be on a local file system, and its path below 90 characters"
+)]
+pub struct ListenError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// Where the socket is.
+pub fn socket_path(state: &Path) -> PathBuf {
+    state.join("admin.sock")
+}
+
+/// Listens in the state directory. What an earlier daemon left is removed: the directory's lock says that none runs.
+pub(crate) fn listen(state: &Path) -> Result<UnixListener, ListenError> {
+    let path = socket_path(state);
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(&path);
+    let private = listener.and_then(|listener| {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(listener)
+    });
+    private.map_err(|source| ListenError { path, source })
+}
+
+/// Serves the socket until the daemon stops.
+pub(crate) async fn serve(listener: UnixListener, daemon: Daemon) {
+    let stop = daemon.stopping().clone();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    let served = serve_one(stream, daemon.clone());
+                    let stop = stop.clone();
+                    daemon.tracker().spawn(async move {
+                        tokio::select! {
+                            () = served => {}
+                            () = stop.cancelled() => {}
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the command line's socket");
+                    // Out of descriptors, most likely: the next one may be better.
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            },
+            () = stop.cancelled() => break,
+        }
+    }
+    let _ = std::fs::remove_file(socket_path(&daemon.config().state));
+}
+
+async fn serve_one(stream: UnixStream, daemon: Daemon) {
+    // The socket's mode says the same; a state directory that was copied with loose rights does not.
+    let us = nix::unistd::geteuid().as_raw();
+    if !stream.peer_cred().is_ok_and(|peer| peer.uid() == us || peer.uid() == 0) {
+        return;
+    }
+    let (read, mut write) = stream.into_split();
+    let mut line = String::new();
+    if BufReader::new(read.take(MAX_REQUEST)).read_line(&mut line).await.is_err() {
+        return;
+    }
+    let request = match serde_json::from_str(&line) {
+        Ok(request) => request,
+        Err(error) => {
+            let why = format!("the daemon does not understand the request ({error}); it may be of another version");
+            let _ = say(&mut write, &Reply::Failed(why)).await;
+            return;
+        }
+    };
+    let (replies, mut said) = mpsc::channel(16);
+    // Whoever went away stops being told; a capture that was begun goes on.
+    let tracker = daemon.tracker().clone();
+    let work = tracker.spawn(async move { handle(&daemon, request, &replies).await });
+    while let Some(reply) = said.recv().await {
+        if say(&mut write, &reply).await.is_err() {
+            return;
+        }
+    }
+    let last = match work.await {
+        Ok(Ok(outcome)) => Reply::Done(outcome),
+        Ok(Err(error)) => Reply::Failed(error.to_string()),
+        Err(_) => Reply::Failed("the daemon failed at it; its log says more".into()),
+    };
+    let _ = say(&mut write, &last).await;
+}
+
+async fn say(write: &mut (impl AsyncWriteExt + Unpin), reply: &Reply) -> io::Result<()> {
+    let mut line = serde_json::to_vec(reply).expect("plain data serialises");
+    line.push(b'\n');
+    write.write_all(&line).await
+}
+
+/// Does what is asked. Progress goes to `replies`.
+pub async fn handle(daemon: &Daemon, request: Request, replies: &mpsc::Sender<Reply>) -> Result<Outcome, DaemonError> {
+    match request {
+        Request::Status => Ok(Outcome::Status(Box::new(daemon.status()))),
+        Request::VolumeAdd { name, source, on_read_error } => {
+            daemon.add_volume(VolumeEntry { name, lineage: LineageId::random(), source, on_read_error }).await?;
+            Ok(names(daemon))
+        }
+        Request::VolumeRemove { name } => {
+            daemon.remove_volume(&name).await?;
+            Ok(names(daemon))
+        }
+        Request::Capture { volume, wait } => capture(daemon, volume, wait, replies).await,
+        Request::Gc { dry_run } => {
+            let progress = Arc::new(Progress::default());
+            if dry_run {
+                let plan = keeper::plan(daemon, progress).await?;
+                return Ok(Outcome::Swept { plan: plan.to_string(), freed_bytes: None });
+            }
+            let work = keeper::sweep(daemon, Pace(1.0), progress.clone());
+            let (plan, freed) = shown(work, &progress, "sweeping", replies).await?;
+            let evicted = keeper::evict_once(daemon).await?;
+            Ok(Outcome::Swept { plan: plan.to_string(), freed_bytes: Some(freed + evicted) })
+        }
+        Request::Scrub => {
+            let progress = Arc::new(Progress::default());
+            let work = keeper::scrub(daemon, Pace(1.0), progress.clone());
+            let damages = shown(work, &progress, "reading", replies).await?;
+            let line = |damage: &dedupe::Damage| {
+                let mended =
+                    if damage.mended { "mended from its copy" } else { "not mended: capture the volume again" };
+                format!("pack {}: {}; {mended}", damage.pack, damage.what)
+            };
+            Ok(Outcome::Scrubbed(damages.iter().map(line).collect()))
+        }
+    }
+}
+
+fn names(daemon: &Daemon) -> Outcome {
+    Outcome::Volumes(daemon.all_volumes().iter().map(|volume| volume.entry.name.clone()).collect())
+}
+
+/// Shows the progress of something that counts bytes.
+async fn shown<T>(work: impl Future<Output = T>, progress: &Progress, doing: &str, replies: &mpsc::Sender<Reply>) -> T {
+    let began = tokio::time::Instant::now();
+    tokio::pin!(work);
+    let mut clock = tokio::time::interval(PROGRESS_EVERY);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            _ = clock.tick() => {
+                let (done, total) = (progress.done.load(Ordering::Relaxed), progress.total.load(Ordering::Relaxed));
+                if total > 0 {
+                    let text = format!("{doing}: {}", text::progress(done, total, began.elapsed()));
+                    let _ = replies.try_send(Reply::Progress(text));
+                }
+            }
+        }
+    }
+}
+
+async fn capture(
+    daemon: &Daemon,
+    volume: Option<String>,
+    wait: bool,
+    replies: &mpsc::Sender<Reply>,
+) -> Result<Outcome, DaemonError> {
+    let names = match volume {
+        Some(name) => vec![daemon.volume(&name)?.entry.name.clone()],
+        None => daemon.all_volumes().iter().map(|volume| volume.entry.name.clone()).collect(),
+    };
+    let mut reports = Vec::new();
+    for name in &names {
+        reports.push(watched(daemon, name, daemon.capture(name), replies).await?);
+    }
+    if wait {
+        for (name, report) in names.iter().zip(&mut reports) {
+            report.add(watched(daemon, name, daemon.wait_sealed(name), replies).await?);
+        }
+    }
+    Ok(Outcome::Captured(reports))
+}
+
+/// Shows what a volume is doing while something is done with it.
+async fn watched<T>(
+    daemon: &Daemon,
+    name: &str,
+    work: impl Future<Output = Result<T, DaemonError>>,
+    replies: &mpsc::Sender<Reply>,
+) -> Result<T, DaemonError> {
+    tokio::pin!(work);
+    let mut clock = tokio::time::interval(PROGRESS_EVERY);
+    clock.tick().await;
+    let began = tokio::time::Instant::now();
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            _ = clock.tick() => {
+                let status = daemon.status();
+                let Some(volume) = status.volumes.iter().find(|volume| volume.name == name) else { continue };
+                let _ = replies.try_send(Reply::Progress(progress_line(volume, &status.line, began.elapsed())));
+            }
+        }
+    }
+}
+
+/// One line of progress: what it does, and for a generation on its way bytes, ratio and time left.
+fn progress_line(volume: &VolumeStatus, line: &str, elapsed: Duration) -> String {
+    let mut text = format!("{}: {}", volume.name, volume.doing);
+    if volume.doing.contains("waiting for a session") {
+        text = format!("{text} {line}");
+    }
+    let Some(sending) = volume.sending.as_ref().filter(|sending| sending.coded_bytes > 0) else { return text };
+    let ratio = sending.raw_bytes as f64 / sending.coded_bytes as f64;
+    text += &format!(
+        " {} coded from {} ({ratio:.1} : 1)",
+        text::bytes(sending.coded_bytes),
+        text::bytes(sending.raw_bytes)
+    );
+    // Planning walks through the volume, so its place is the best guess at the share that is done.
+    let share = sending.planned_bytes as f64 / sending.size.max(1) as f64;
+    if (0.02..1.0).contains(&share) && elapsed > Duration::from_secs(2) {
+        let left = Duration::from_secs_f64(elapsed.as_secs_f64() * (1.0 - share) / share);
+        text += &format!(", about {} left", text::duration(left));
+    }
+    text
+}
+
+/// Why a running daemon could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// None runs.
+    #[error("no sluice-edge runs with the state directory {0}; start it with `sluice-edge run`")]
+    NotRunning(PathBuf),
+    /// The socket failed.
+    #[error("cannot talk to the running sluice-edge through {path}: {source}")]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// It said no.
+    #[error("{0}")]
+    Failed(String),
+    /// The answer makes no sense.
+    #[error(
+        "the running sluice-edge gave an answer that this program does not understand; they may be of different versions"
+    )]
+    NotUnderstood,
+}
+
+/// Asks the running daemon; progress goes to `show`.
+pub async fn ask(state: &Path, request: &Request, mut show: impl FnMut(&str)) -> Result<Outcome, AskError> {
+    let path = socket_path(state);
+    let stream = UnixStream::connect(&path).await.map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => AskError::NotRunning(state.to_owned()),
+        _ => AskError::Socket { path: path.clone(), source },
+    })?;
+    let failed = |source| AskError::Socket { path: path.clone(), source };
+    let (read, mut write) = stream.into_split();
+    let mut line = serde_json::to_vec(request).expect("plain data serialises");
+    line.push(b'\n');
+    write.write_all(&line).await.map_err(failed)?;
+    let mut lines = BufReader::new(read).lines();
+    while let Some(line) = lines.next_line().await.map_err(failed)? {
+        match serde_json::from_str(&line).map_err(|_| AskError::NotUnderstood)? {
+            Reply::Progress(text) => show(&text),
+            Reply::Done(outcome) => return Ok(outcome),
+            Reply::Failed(why) => return Err(AskError::Failed(why)),
+        }
+    }
+    Err(AskError::Failed("the daemon stopped before it answered".into()))
+}

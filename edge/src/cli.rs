@@ -1,0 +1,427 @@
+//! The command line: asks the running daemon, or does it itself where none runs and that makes sense.
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand};
+use dedupe::{ByteOffset, Progress};
+use sluice_edge::admin::{self, AskError, Outcome, Reply, Request};
+use sluice_edge::capture::OnReadError;
+use sluice_edge::source::{Source, SourceError, SourceSpec};
+use sluice_edge::status::Status;
+use sluice_edge::{CaptureReport, Config, Daemon, Extent, text};
+use std::io::{IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use wire::token::Token;
+
+/// Where a configuration is looked for.
+const CONFIG: &str = "/etc/sluice/edge.toml";
+/// The environment's place for a token, for machines that enrol themselves.
+const TOKEN_VARIABLE: &str = "SLUICE_TOKEN";
+/// A token has a few hundred characters; more than this is another file.
+const MAX_TOKEN: u64 = 16 << 10;
+
+/// Replicates the volumes of this site to the central gateway.
+#[derive(Parser)]
+#[command(name = "sluice-edge", version, about, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The configuration that a command goes by.
+#[derive(Args)]
+pub(crate) struct At {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", default_value = CONFIG)]
+    config: PathBuf,
+}
+
+impl At {
+    pub(crate) fn load(&self) -> anyhow::Result<Config> {
+        Ok(Config::load(&self.config)?)
+    }
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Run the daemon.
+    Run(At),
+    /// Enrol this edge at a gateway with a one-time token (from `sluice-gateway token`).
+    Enrol {
+        #[command(flatten)]
+        at: At,
+        /// The file that holds the token; without it SLUICE_TOKEN is used, or standard input.
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
+    },
+    /// Add, list and remove volumes.
+    #[command(subcommand)]
+    Volume(VolumeCommand),
+    /// Capture a volume now.
+    Capture {
+        #[command(flatten)]
+        at: At,
+        /// The volume.
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        volume: Option<String>,
+        /// All volumes, one after the other.
+        #[arg(long)]
+        all: bool,
+        /// Wait until the gateway has verified the generation.
+        #[arg(long)]
+        wait: bool,
+        /// Print the result as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what each volume is doing and what holds it back.
+    Status {
+        #[command(flatten)]
+        at: At,
+        /// Print everything as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the root of an image or device: what `b3sum` prints, with progress.
+    Root {
+        /// The file or block device.
+        file: PathBuf,
+    },
+    /// Check a configuration and say what it means.
+    CheckConfig(At),
+    /// Give back room that nothing needs in the local store.
+    Gc {
+        #[command(flatten)]
+        at: At,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Read the local store again and name what is damaged.
+    Scrub {
+        #[command(flatten)]
+        at: At,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum VolumeCommand {
+    /// Replicate a volume from now on.
+    Add {
+        #[command(flatten)]
+        at: At,
+        /// Its name at this site.
+        name: String,
+        /// Where its bytes come from: file:PATH or block:DEVICE.
+        #[arg(long)]
+        source: SourceSpec,
+        /// When sectors cannot be read: stop the capture, or make them zero and list them.
+        #[arg(long, value_enum, default_value = "stop")]
+        on_read_error: OnReadError,
+    },
+    /// List the volumes.
+    List {
+        #[command(flatten)]
+        at: At,
+        /// Print the list as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Stop replicating a volume. What the gateway holds of it stays there.
+    Remove {
+        #[command(flatten)]
+        at: At,
+        /// Its name.
+        name: String,
+    },
+}
+
+/// Does everything but [`Command::Run`].
+pub(crate) async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run(_) => unreachable!("the daemon is run by the caller"),
+        Command::Enrol { at, token_file } => enrol(&at.load()?, token_file.as_deref()).await?,
+        Command::Volume(VolumeCommand::Add { at, name, source, on_read_error }) => {
+            let text = format!("volume {name} is replicated from {source} from now on");
+            request(&at.load()?, Request::VolumeAdd { name, source, on_read_error }).await?;
+            println!("{text}");
+        }
+        Command::Volume(VolumeCommand::List { at, json }) => list(&status(&at.load()?).await?, json)?,
+        Command::Volume(VolumeCommand::Remove { at, name }) => {
+            request(&at.load()?, Request::VolumeRemove { name: name.clone() }).await?;
+            println!("volume {name} is not replicated any more; what the gateway holds of it stays there");
+        }
+        Command::Capture { at, volume, all: _, wait, json } => capture(&at.load()?, volume, wait, json).await?,
+        Command::Status { at, json } => show(&status(&at.load()?).await?, json)?,
+        Command::Root { file } => root(file).await?,
+        Command::CheckConfig(at) => check(&at.load()?),
+        Command::Gc { at, dry_run } => match request(&at.load()?, Request::Gc { dry_run }).await? {
+            Outcome::Swept { plan, freed_bytes: None } => println!("{plan}"),
+            Outcome::Swept { plan, freed_bytes: Some(freed) } => println!("{plan}; {} given back", text::bytes(freed)),
+            _ => bail!(AskError::NotUnderstood),
+        },
+        Command::Scrub { at } => return scrub(&at.load()?).await,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Asks the running daemon, or opens the state directory where none runs.
+async fn request(config: &Config, request: Request) -> anyhow::Result<Outcome> {
+    let mut line = ProgressLine::new();
+    let outcome = match admin::ask(&config.state, &request, |text| line.show(text)).await {
+        Err(AskError::NotRunning(_)) if !needs_daemon(&request) => locally(config, request, &mut line).await,
+        asked => asked.map_err(anyhow::Error::from),
+    };
+    line.end();
+    outcome
+}
+
+/// Without a line to a gateway nothing is ever verified there.
+fn needs_daemon(request: &Request) -> bool {
+    matches!(request, Request::Capture { wait: true, .. })
+}
+
+async fn locally(config: &Config, request: Request, line: &mut ProgressLine) -> anyhow::Result<Outcome> {
+    let daemon = Daemon::start_with(config.clone(), Extent::Local).await?;
+    let (replies, mut said) = mpsc::channel(16);
+    let handled = {
+        let work = admin::handle(&daemon, request, &replies);
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                handled = &mut work => break handled,
+                Some(reply) = said.recv() => if let Reply::Progress(text) = reply { line.show(&text) },
+                _ = tokio::signal::ctrl_c() => {
+                    // The second one ends the process as usual.
+                    line.show("stopping; what was captured is kept");
+                    daemon.clone().shutdown().await;
+                }
+            }
+        }
+    };
+    daemon.shutdown().await;
+    Ok(handled?)
+}
+
+async fn status(config: &Config) -> anyhow::Result<Status> {
+    match request(config, Request::Status).await? {
+        Outcome::Status(status) => Ok(*status),
+        _ => bail!(AskError::NotUnderstood),
+    }
+}
+
+async fn enrol(config: &Config, token_file: Option<&Path>) -> anyhow::Result<()> {
+    let token: Token = read_token(token_file)?.parse()?;
+    let site = sluice_edge::enrol(config, &token).await?;
+    println!("enrolled as site {site}; start the daemon with `sluice-edge run`");
+    Ok(())
+}
+
+/// A token is a secret: it never comes by the command line, where every process of the machine could read it.
+fn read_token(file: Option<&Path>) -> anyhow::Result<zeroize::Zeroizing<String>> {
+    let mut text = zeroize::Zeroizing::new(String::new());
+    match file {
+        Some(path) => {
+            let file =
+                std::fs::File::open(path).with_context(|| format!("cannot read the token in {}", path.display()))?;
+            file.take(MAX_TOKEN)
+                .read_to_string(&mut text)
+                .with_context(|| format!("{} holds no token", path.display()))?;
+        }
+        None => match std::env::var(TOKEN_VARIABLE) {
+            Ok(token) => *text = token,
+            Err(_) => {
+                if std::io::stdin().is_terminal() {
+                    eprintln!("Paste the token that `sluice-gateway token` printed, then press Enter and Ctrl-D:");
+                }
+                std::io::stdin()
+                    .take(MAX_TOKEN)
+                    .read_to_string(&mut text)
+                    .context("cannot read a token from standard input")?;
+            }
+        },
+    }
+    Ok(text)
+}
+
+async fn capture(config: &Config, volume: Option<String>, wait: bool, json: bool) -> anyhow::Result<()> {
+    let single = volume.is_some();
+    let Outcome::Captured(reports) = request(config, Request::Capture { volume, wait }).await? else {
+        bail!(AskError::NotUnderstood);
+    };
+    match (json, single, reports.first()) {
+        (true, true, Some(report)) => println!("{}", serde_json::to_string(report)?),
+        (true, ..) => println!("{}", serde_json::to_string(&reports)?),
+        (false, ..) => reports.iter().for_each(|report| println!("{}", captured(report, wait))),
+    }
+    Ok(())
+}
+
+fn captured(report: &CaptureReport, wait: bool) -> String {
+    let mut text = format!(
+        "{}: generation {} captured in {:.1} s: {} of {} differ from the generation before\n  root {}",
+        report.volume,
+        report.number,
+        report.capture_s,
+        text::bytes(report.dirty_bytes),
+        text::bytes(report.size),
+        report.root
+    );
+    if wait {
+        let ratio = report.dirty_bytes as f64 / report.coded_bytes.max(1) as f64;
+        let coded = text::bytes(report.coded_bytes);
+        text += &format!("\n  verified at the gateway: {} parcels, {coded} ({ratio:.1} : 1)", report.parcels);
+    }
+    if report.unreadable_ranges > 0 {
+        text += &format!("\n  {} ranges of sectors were unreadable and are zero in it", report.unreadable_ranges);
+    }
+    if report.moved {
+        text += "\n  the source was written to while it was read: take a snapshot of it if it should be consistent";
+    }
+    text
+}
+
+fn list(status: &Status, json: bool) -> anyhow::Result<()> {
+    if json {
+        let rows: Vec<_> = status
+            .volumes
+            .iter()
+            .map(|volume| serde_json::json!({"name": volume.name, "source": volume.source}))
+            .collect();
+        println!("{}", serde_json::to_string(&rows)?);
+        return Ok(());
+    }
+    if status.volumes.is_empty() {
+        println!("no volumes; add one with `sluice-edge volume add NAME --source file:PATH`");
+    }
+    let width = status.volumes.iter().map(|volume| volume.name.len()).max().unwrap_or(0);
+    status.volumes.iter().for_each(|volume| println!("{:width$}  {}", volume.name, volume.source));
+    Ok(())
+}
+
+fn show(status: &Status, json: bool) -> anyhow::Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(status)?);
+        return Ok(());
+    }
+    if let Some(site) = &status.site {
+        println!("Site {site}");
+    }
+    println!("{}", status.line);
+    let (sent, received) = (text::bytes(status.sent_bytes), text::bytes(status.received_bytes));
+    println!(
+        "{sent} sent and {received} received since the start; {} wait in the spool.",
+        text::bytes(status.spool_bytes)
+    );
+    let width = status.volumes.iter().map(|volume| volume.name.len()).max().unwrap_or(0);
+    status.volumes.iter().for_each(|volume| println!("{:width$}  {}", volume.name, volume.doing));
+    if status.volumes.is_empty() {
+        println!("No volumes; add one with `sluice-edge volume add NAME --source file:PATH`.");
+    }
+    Ok(())
+}
+
+fn check(config: &Config) {
+    let budget = config.budget();
+    let encoder = config.budget().encoder_options(config.cache);
+    println!("state directory    {}", config.state.display());
+    println!(
+        "rate               {} (effort is chosen for {:.3} Mbit/s)",
+        config.rate,
+        config.encoder_rate() as f64 / 1e6
+    );
+    println!("memory             {} MiB", config.memory.0 >> 20);
+    println!("  index cache      {} MiB", budget.index_cache >> 20);
+    println!("  record cache     {} MiB", budget.record_cache >> 20);
+    println!("  coder            {} MiB, parcels of {} MiB", budget.encoder >> 20, encoder.parcel >> 20);
+    println!("  capture threads  {}", budget.capture_workers);
+    println!("content cache      {}", text::bytes(config.cache.0));
+    println!("spool              {}", text::bytes(config.spool.0));
+    match config.capture.interval {
+        Some(interval) => println!("capture            every {}", text::duration(interval)),
+        None => println!("capture            when asked"),
+    }
+    match config.http {
+        Some(http) => println!("metrics, health    http://{http}/metrics, /health"),
+        None => println!("metrics, health    not served"),
+    }
+}
+
+async fn scrub(config: &Config) -> anyhow::Result<ExitCode> {
+    let Outcome::Scrubbed(damages) = request(config, Request::Scrub).await? else { bail!(AskError::NotUnderstood) };
+    if damages.is_empty() {
+        println!("the local store is whole");
+        return Ok(ExitCode::SUCCESS);
+    }
+    damages.iter().for_each(|damage| println!("{damage}"));
+    Ok(ExitCode::FAILURE)
+}
+
+/// Prints the root as `b3sum` does.
+async fn root(file: PathBuf) -> anyhow::Result<()> {
+    let is_device = std::fs::metadata(&file).is_ok_and(|metadata| !metadata.is_file());
+    let source: Box<dyn Source> = match is_device {
+        true => Box::new(sluice_edge::source::block::BlockSource::open(&file)?),
+        false => Box::new(sluice_edge::source::file::FileSource::open(&file)?),
+    };
+    let progress = std::sync::Arc::new(Progress::default());
+    let shown = progress.clone();
+    let mut work = tokio::task::spawn_blocking(move || root_of(&*source, &progress));
+    let (mut line, began) = (ProgressLine::new(), tokio::time::Instant::now());
+    let root = loop {
+        tokio::select! {
+            done = &mut work => break done.context("the reading thread failed")?,
+            () = tokio::time::sleep(Duration::from_millis(500)) => {
+                let (done, total) = (shown.done.load(Ordering::Relaxed), shown.total.load(Ordering::Relaxed));
+                line.show(&text::progress(done, total, began.elapsed()));
+            }
+        }
+    };
+    line.end();
+    println!("{}  {}", root?, file.display());
+    Ok(())
+}
+
+fn root_of(source: &dyn Source, progress: &Progress) -> Result<dedupe::Root, SourceError> {
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    // A hole that cannot be told is read: that only takes longer.
+    let is_hole = |at: u64, len: u64| matches!(source.next_data(at..at + len), Ok(None));
+    let root =
+        dedupe::root_of(source.size(), workers, progress, is_hole, |at, buf| source.read_at(ByteOffset(at), buf))?;
+    Ok(root.expect("nobody cancels it"))
+}
+
+/// One line on stderr that is written over; nothing where stderr is no terminal.
+struct ProgressLine {
+    shows: bool,
+    width: usize,
+}
+
+impl ProgressLine {
+    fn new() -> Self {
+        ProgressLine { shows: std::io::stderr().is_terminal(), width: 0 }
+    }
+
+    fn show(&mut self, text: &str) {
+        const MOST: usize = 160;
+        if !self.shows {
+            return;
+        }
+        let text: String = text.chars().take(MOST).collect();
+        let (width, before) = (text.chars().count(), self.width);
+        // A terminal that went away must not stop the work.
+        let _ = write!(std::io::stderr(), "\r{text:before$}");
+        let _ = std::io::stderr().flush();
+        self.width = width;
+    }
+
+    fn end(&mut self) {
+        if self.width > 0 {
+            let _ = write!(std::io::stderr(), "\r{:width$}\r", "", width = self.width);
+            self.width = 0;
+        }
+    }
+}

@@ -1,0 +1,513 @@
+//! The edge's side of the line: dials the gateways in order, keeps one session at a time, and says why there is none.
+//!
+//! A [`Session`] is a control and a data connection on two shaped sockets. When one of them is gone the other is closed, and everything begins anew:
+//! where each parcel goes on is agreed by [`crate::sender`] and the gateway, so a cut costs only what was under way.
+//!
+//! ```text
+//!   Unenrolled ──identity appears──► Connecting ──Welcome, Joined──► Connected
+//!                                      ▲    │ no address works          │ cut, closed, Bye
+//!                                      └────┴───── Down (waits) ◄───────┘
+//! ```
+
+pub mod backoff;
+mod session;
+
+pub use session::{AskError, Session};
+
+use crate::config::Config;
+use crate::identity::{Identity, IdentityFileError};
+use backoff::{Backoff, Trouble};
+use dedupe::{LineageId, UnixMillis};
+use serde::{Deserialize, Serialize};
+use shaping::{MeterReading, Role, ShapedSocket, Shaper};
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use wire::clock::{KnownTime, machine_time};
+use wire::message::{DataReply, DataRequest, FromEdge, FromGateway, Hello, Refusal, Welcome};
+use wire::stream::{self, CloseCode, Ended, FrameReader, FrameWriter, Purpose, StreamError};
+use wire::version::SPOKEN;
+
+/// Handshake, hello and joining together: 16 kbit/s of reserve carry them in 5 s, and a bad line doubles that a few times.
+const CONNECT_WITHIN: Duration = Duration::from_secs(40);
+/// Between two looks for an identity while there is none.
+const LOOK_FOR_IDENTITY: Duration = Duration::from_secs(2);
+
+/// What the line is doing, for status and metrics.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum LinkState {
+    /// There is no identity: the edge was never enrolled.
+    Unenrolled,
+    /// A gateway is being dialled.
+    Connecting {
+        /// Which.
+        address: String,
+    },
+    /// There is a session.
+    Connected {
+        /// With which address.
+        address: String,
+        /// Protocol version.
+        version: String,
+        /// The gateway's software.
+        gateway: String,
+    },
+    /// There is none; another attempt follows.
+    Down {
+        /// Why.
+        why: String,
+        /// When the next attempt is due, Unix milliseconds.
+        retry_at: u64,
+        /// Only a person can help.
+        needs_person: bool,
+    },
+}
+
+/// Why a session could not be had, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// An address does not resolve.
+    #[error("cannot resolve {address}: {source}")]
+    Resolve {
+        /// The address.
+        address: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// No socket.
+    #[error("cannot open a socket: {0}")]
+    Socket(std::io::Error),
+    /// The identity cannot be used.
+    #[error("cannot use the identity of this edge: {0}")]
+    Identity(String),
+    /// It could not be dialled.
+    #[error("cannot dial {address}: {why}")]
+    Dial {
+        /// The address.
+        address: String,
+        /// Why.
+        why: String,
+    },
+    /// The connection failed or ended.
+    #[error(transparent)]
+    Ended(#[from] Ended),
+    /// What came over it is no message, or ended early.
+    #[error(transparent)]
+    Stream(StreamError),
+    /// Nothing came in time.
+    #[error("no answer within {} s", CONNECT_WITHIN.as_secs())]
+    Silent,
+    /// The gateway said why.
+    #[error("the gateway ended the session: {0}")]
+    Bye(Refusal),
+    /// The gateway said something that does not belong there.
+    #[error("unexpected answer of the gateway to {0}")]
+    Unexpected(&'static str),
+    /// There are no addresses.
+    #[error("no gateway address is known; enrol this edge again")]
+    NoAddress,
+    /// This daemon stops.
+    #[error("the daemon stops")]
+    Stopping,
+}
+
+impl From<StreamError> for LinkError {
+    fn from(error: StreamError) -> Self {
+        match error {
+            StreamError::Ended(ended) => LinkError::Ended(ended),
+            other => LinkError::Stream(other),
+        }
+    }
+}
+
+impl LinkError {
+    fn trouble(&self) -> Trouble {
+        match self {
+            LinkError::Bye(Refusal::Revoked | Refusal::Cloned) | LinkError::Identity(_) => Trouble::Person,
+            LinkError::Ended(Ended::Closed { code: CloseCode::Revoked | CloseCode::Cloned, .. }) => Trouble::Person,
+            LinkError::Ended(Ended::Certificate { .. } | Ended::NoCommonVersion) => Trouble::Person,
+            _ => Trouble::Passing,
+        }
+    }
+}
+
+/// IP-level bytes and datagrams of one connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LinkMeters {
+    /// Of the control connection.
+    pub control: Option<MeterReading>,
+    /// Of the data connection.
+    pub data: Option<MeterReading>,
+}
+
+/// Who wants to know what the gateway says about a volume.
+pub(crate) type Listener = mpsc::Sender<FromGateway>;
+
+/// A handle on the line. Clones are handles on the same one.
+#[derive(Clone)]
+pub struct Link(Arc<Inner>);
+
+struct Inner {
+    directory: PathBuf,
+    max_datagram: Option<u16>,
+    shaper: Shaper,
+    /// Random number of this run: tells a restart from a copy of the edge.
+    instance: u64,
+    time: Arc<KnownTime>,
+    state: watch::Sender<LinkState>,
+    session: watch::Sender<Option<Arc<Session>>>,
+    identity: Mutex<Option<Identity>>,
+    endpoints: Mutex<HashMap<bool, Ends>>,
+    pub(crate) listeners: Mutex<HashMap<LineageId, Listener>>,
+    status: Mutex<Option<StatusSource>>,
+}
+
+/// Makes the minute's sign of life.
+pub(crate) type StatusSource = Box<dyn Fn() -> wire::message::EdgeStatus + Send + Sync>;
+
+/// The two endpoints of one address family, kept for the daemon's life: their sockets' meters count from its start.
+#[derive(Clone)]
+struct Ends {
+    control: (quinn::Endpoint, Arc<ShapedSocket>),
+    data: (quinn::Endpoint, Arc<ShapedSocket>),
+}
+
+impl Link {
+    /// A line at the configuration's rate. Nothing is dialled before [`Link::run`].
+    pub fn new(config: &Config) -> Link {
+        let mut instance = [0; 8];
+        getrandom::fill(&mut instance).expect("the operating system has a random source");
+        Link(Arc::new(Inner {
+            directory: config.state.clone(),
+            max_datagram: config.max_datagram,
+            shaper: Shaper::new(config.rate),
+            instance: u64::from_le_bytes(instance),
+            time: Arc::new(KnownTime::new(UnixMillis(0))),
+            state: watch::Sender::new(LinkState::Unenrolled),
+            session: watch::Sender::new(None),
+            identity: Mutex::new(None),
+            endpoints: Mutex::default(),
+            listeners: Mutex::default(),
+            status: Mutex::new(None),
+        }))
+    }
+
+    /// The state now.
+    pub fn state(&self) -> LinkState {
+        self.0.state.borrow().clone()
+    }
+
+    /// Follows the sessions: `None` while there is none.
+    pub fn sessions(&self) -> watch::Receiver<Option<Arc<Session>>> {
+        self.0.session.subscribe()
+    }
+
+    /// Follows the state.
+    pub fn states(&self) -> watch::Receiver<LinkState> {
+        self.0.state.subscribe()
+    }
+
+    /// The line's shaper.
+    pub fn shaper(&self) -> &Shaper {
+        &self.0.shaper
+    }
+
+    /// The edge's clock, never behind what gateways have told.
+    pub fn now(&self) -> UnixMillis {
+        self.0.time.now()
+    }
+
+    /// The identity, once there is one.
+    pub fn identity(&self) -> Option<Identity> {
+        lock(&self.0.identity).clone()
+    }
+
+    /// What the sockets have sent and received since the daemon started.
+    pub fn meters(&self) -> LinkMeters {
+        let ends = lock(&self.0.endpoints);
+        let sum = |of: fn(&Ends) -> &ShapedSocket| ends.values().map(|ends| of(ends).meter()).reduce(add);
+        LinkMeters { control: sum(|ends| &ends.control.1), data: sum(|ends| &ends.data.1) }
+    }
+
+    /// What the gateway says about this lineage, and about generations of any, goes to `listener` too.
+    pub(crate) fn listen(&self, lineage: LineageId, listener: Listener) {
+        lock(&self.0.listeners).insert(lineage, listener);
+    }
+
+    pub(crate) fn unlisten(&self, lineage: LineageId) {
+        lock(&self.0.listeners).remove(&lineage);
+    }
+
+    /// Where the minute's sign of life comes from.
+    pub(crate) fn set_status(&self, source: StatusSource) {
+        *lock(&self.0.status) = Some(source);
+    }
+
+    /// Dials and keeps sessions until `stop`. Returns when everything of the line is closed.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut backoff = Backoff::default();
+        while let Some(identity) = self.await_identity(&stop).await {
+            let error = tokio::select! {
+                error = self.attempt(&identity, &mut backoff, &stop) => error,
+                () = stop.cancelled() => break,
+            };
+            let trouble = error.trouble();
+            let wait = backoff.next(trouble);
+            tracing::info!(why = %error, retry_in = ?wait, "no session with a gateway");
+            let retry_at = machine_time().0 + wait.as_millis() as u64;
+            let needs_person = trouble == Trouble::Person;
+            self.0.state.send_replace(LinkState::Down { why: error.to_string(), retry_at, needs_person });
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = stop.cancelled() => break,
+            }
+        }
+        self.close().await;
+    }
+
+    /// Waits until there is an identity; `None`: the daemon stops.
+    async fn await_identity(&self, stop: &CancellationToken) -> Option<Identity> {
+        loop {
+            // Read anew each time, so that an edge that was enrolled again needs no restart.
+            match Identity::load(&self.0.directory) {
+                Ok(found) => {
+                    let mut known = lock(&self.0.identity);
+                    let same = known.as_ref().is_some_and(|known| known.credentials() == found.credentials());
+                    if !same {
+                        self.0.time.learn(found.known_time());
+                        *known = Some(found);
+                    }
+                    return known.clone();
+                }
+                Err(IdentityFileError::NotEnrolled(_)) => {
+                    self.0.state.send_replace(LinkState::Unenrolled);
+                }
+                Err(error) => {
+                    let retry_at = machine_time().0 + LOOK_FOR_IDENTITY.as_millis() as u64;
+                    let down = LinkState::Down { why: error.to_string(), retry_at, needs_person: true };
+                    self.0.state.send_replace(down);
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_FOR_IDENTITY) => {}
+                () = stop.cancelled() => return None,
+            }
+        }
+    }
+
+    /// One round over all addresses; returns why there is no session, or no longer one.
+    async fn attempt(&self, identity: &Identity, backoff: &mut Backoff, stop: &CancellationToken) -> LinkError {
+        let mut last = LinkError::NoAddress;
+        for address in identity.credentials().addresses {
+            self.0.state.send_replace(LinkState::Connecting { address: address.clone() });
+            let connected = tokio::time::timeout(CONNECT_WITHIN, self.connect(identity, &address)).await;
+            match connected.unwrap_or(Err(LinkError::Silent)) {
+                Ok(connected) => {
+                    backoff.worked();
+                    return self.keep(identity, connected, &address, stop).await;
+                }
+                Err(error) => {
+                    tracing::debug!(%address, why = %error, "gateway not reached");
+                    // Said by a gateway: more telling than that the next address does not answer.
+                    if !matches!(last.trouble(), Trouble::Person) {
+                        last = error;
+                    }
+                }
+            }
+        }
+        last
+    }
+
+    /// Tries each address that the name resolves to, IPv6 and IPv4.
+    async fn connect(&self, identity: &Identity, address: &str) -> Result<Connected, LinkError> {
+        let resolved = tokio::net::lookup_host(address).await;
+        let peers = resolved.map_err(|source| LinkError::Resolve { address: address.into(), source })?;
+        let mut last = LinkError::Dial { address: address.into(), why: "the name has no address".into() };
+        for peer in peers {
+            match self.dial(identity, address, peer).await {
+                Ok(connected) => return Ok(connected),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    async fn dial(&self, identity: &Identity, address: &str, peer: SocketAddr) -> Result<Connected, LinkError> {
+        let ends = self.ends(peer)?;
+        let client = identity.client(&SPOKEN, self.0.time.clone());
+        let mut client = client.map_err(|error| LinkError::Identity(error.to_string()))?;
+        let refused = |error: quinn::ConnectError| LinkError::Dial { address: address.into(), why: error.to_string() };
+        let ended = |error: quinn::ConnectionError| LinkError::Ended(stream::ended(&error));
+
+        client.transport_config(Arc::new(shaping::edge_control_transport()));
+        let name = wire::tls::server_name();
+        let connecting = ends.control.0.connect_with(client.clone(), peer, name).map_err(refused)?;
+        let control = Closing(connecting.await.map_err(ended)?);
+        let version = match stream::agreed(&control.0) {
+            Ok(stream::Agreed::Session(version)) => version,
+            _ => return Err(LinkError::Unexpected("the handshake")),
+        };
+        let (mut writer, mut reader) = stream::open(&control.0, Purpose::Control).await?;
+        let software = env!("CARGO_PKG_VERSION").to_owned();
+        let hello = Hello { software, instance: self.0.instance, now: machine_time() };
+        writer.send(&FromEdge::Hello(hello)).await?;
+        let welcome = match reader.expect().await? {
+            FromGateway::Welcome(welcome) => welcome,
+            FromGateway::Bye { why } => return Err(LinkError::Bye(why)),
+            _ => return Err(LinkError::Unexpected("the hello")),
+        };
+
+        let rate = self.0.shaper.rate();
+        let data = if rate.is_open() {
+            let largest = self.0.max_datagram.unwrap_or_else(|| shaping::largest_datagram(rate, peer));
+            client.transport_config(Arc::new(shaping::edge_data_transport(&self.0.shaper, largest)));
+            let data = ends.data.0.connect_with(client, peer, name).map_err(refused)?;
+            Some(join(Closing(data.await.map_err(ended)?), welcome.session).await?)
+        } else {
+            None
+        };
+        Ok(Connected { control, data, writer, reader, welcome, version })
+    }
+
+    /// The endpoints of the peer's address family.
+    fn ends(&self, peer: SocketAddr) -> Result<Ends, LinkError> {
+        let mut ends = lock(&self.0.endpoints);
+        if let Some(ends) = ends.get(&peer.is_ipv6()) {
+            return Ok(ends.clone());
+        }
+        let local: SocketAddr =
+            if peer.is_ipv6() { (Ipv6Addr::UNSPECIFIED, 0).into() } else { (Ipv4Addr::UNSPECIFIED, 0).into() };
+        let end = |role| {
+            let socket = shaping::bind(local, role, &self.0.shaper)?;
+            let endpoint = shaping::endpoint(socket.clone(), shaping::endpoint_config(), None)?;
+            Ok((endpoint, socket))
+        };
+        let made = Ends {
+            control: end(Role::Control).map_err(LinkError::Socket)?,
+            data: end(Role::Data).map_err(LinkError::Socket)?,
+        };
+        ends.insert(peer.is_ipv6(), made.clone());
+        Ok(made)
+    }
+
+    /// Serves a session until it ends; returns why.
+    async fn keep(
+        &self,
+        identity: &Identity,
+        connected: Connected,
+        address: &str,
+        stop: &CancellationToken,
+    ) -> LinkError {
+        let Connected { control, data, writer, reader, welcome, version } = connected;
+        self.learn(identity, &welcome);
+        let (gateway, version_text) = (welcome.software.clone(), format!("{version:?}"));
+        let state = LinkState::Connected { address: address.to_owned(), version: version_text, gateway };
+        tracing::info!(address, ?version, gateway = welcome.software, "session with a gateway");
+        let (session, outbox) =
+            Session::new(welcome.session, data.as_ref().map(|data| data.connection.0.clone()), version);
+        let session = Arc::new(session);
+        self.0.state.send_replace(state);
+        self.0.session.send_replace(Some(session.clone()));
+
+        let parts = session::Parts { link: self, identity, session: &session };
+        let why = tokio::select! {
+            why = parts.read(reader) => why,
+            why = parts.write(writer, outbox) => why,
+            why = parts.keep_alive() => why,
+            error = control.0.closed() => LinkError::Ended(stream::ended(&error)),
+            error = closed(data.as_ref()) => LinkError::Ended(stream::ended(&error)),
+            () = stop.cancelled() => LinkError::Stopping,
+        };
+        self.0.session.send_replace(None);
+        session.end();
+        let code = if stop.is_cancelled() { CloseCode::Stopping } else { CloseCode::Done };
+        if let Some(data) = &data {
+            stream::close(&data.connection.0, code, "");
+        }
+        stream::close(&control.0, code, "");
+        why
+    }
+
+    fn learn(&self, identity: &Identity, welcome: &Welcome) {
+        self.0.time.learn(welcome.now);
+        let stored = identity.learn_time(welcome.now).and_then(|()| identity.moved(welcome.addresses.clone()));
+        if let Err(error) = stored {
+            // The old addresses go on working; the new ones are told again with the next welcome.
+            tracing::warn!(%error, "cannot store what the gateway told");
+        }
+    }
+
+    async fn close(&self) {
+        let ends: Vec<Ends> = lock(&self.0.endpoints).values().cloned().collect();
+        for ends in ends {
+            for (endpoint, _) in [ends.control, ends.data] {
+                endpoint.close(CloseCode::Stopping.number().into(), b"");
+                // Lets the close leave; a line that is cut must not hold the daemon up.
+                let _ = tokio::time::timeout(Duration::from_millis(500), endpoint.wait_idle()).await;
+            }
+        }
+    }
+}
+
+/// A session that has just been agreed on.
+struct Connected {
+    control: Closing,
+    data: Option<Joined>,
+    writer: FrameWriter,
+    reader: FrameReader,
+    welcome: Welcome,
+    version: wire::version::Version,
+}
+
+/// A data connection that belongs to its session.
+struct Joined {
+    connection: Closing,
+    /// Stays open: nothing ends it but the connection.
+    _stream: (FrameWriter, FrameReader),
+}
+
+async fn join(connection: Closing, session: u64) -> Result<Joined, LinkError> {
+    let (mut writer, mut reader) = stream::open(&connection.0, Purpose::Data).await?;
+    writer.send(&DataRequest::Join { session }).await?;
+    match reader.expect().await? {
+        DataReply::Joined => Ok(Joined { connection, _stream: (writer, reader) }),
+        DataReply::Refused(why) => Err(LinkError::Bye(why)),
+        _ => Err(LinkError::Unexpected("joining the data connection")),
+    }
+}
+
+/// Completes when the data connection is gone; never while there is none to lose.
+async fn closed(data: Option<&Joined>) -> quinn::ConnectionError {
+    match data {
+        Some(data) => data.connection.0.closed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A connection that is closed when nobody wants it any more, also in the middle of an attempt.
+struct Closing(quinn::Connection);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        stream::close(&self.0, CloseCode::Done, "");
+    }
+}
+
+fn add(one: MeterReading, other: MeterReading) -> MeterReading {
+    MeterReading {
+        sent_bytes: one.sent_bytes + other.sent_bytes,
+        sent_datagrams: one.sent_datagrams + other.sent_datagrams,
+        received_bytes: one.received_bytes + other.received_bytes,
+        received_datagrams: one.received_datagrams + other.received_datagrams,
+    }
+}
+
+/// Whole values under each of these locks: a panic elsewhere leaves nothing half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,222 @@
+//! One session with a gateway: what is said on it, and who hears the answers.
+
+use super::{Link, LinkError, lock};
+use crate::identity::Identity;
+use dedupe::{FoundMarks, Mark};
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use wire::clock::machine_time;
+use wire::message::{Answer, Ask, Found, FromEdge, FromGateway, MAX_MARKS};
+use wire::stream::{FrameReader, FrameWriter};
+use wire::version::Version;
+
+/// Messages that wait for the control connection. Each is small, and who fills this queue waits.
+const OUTBOX: usize = 32;
+/// Between two signs of life.
+const STATUS_EVERY: Duration = Duration::from_secs(60);
+/// Between two looks whether the certificate is due for renewal; also how long an answer may take before it is asked again.
+const RENEWAL_EVERY: Duration = Duration::from_secs(60);
+
+/// A control and a data connection that belong together.
+pub struct Session {
+    /// `None` while the rate is 0: data is closed, and not even a handshake may leave.
+    data: Option<quinn::Connection>,
+    id: u64,
+    version: Version,
+    outbox: mpsc::Sender<FromEdge>,
+    questions: Mutex<HashMap<u64, oneshot::Sender<Vec<Found>>>>,
+    next_question: AtomicU64,
+    ended: CancellationToken,
+}
+
+/// The session ended before the answer came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the session ended before the gateway answered")]
+pub struct AskError;
+
+impl Session {
+    pub(super) fn new(
+        id: u64,
+        data: Option<quinn::Connection>,
+        version: Version,
+    ) -> (Session, mpsc::Receiver<FromEdge>) {
+        let (outbox, waiting) = mpsc::channel(OUTBOX);
+        let session = Session {
+            data,
+            id,
+            version,
+            outbox,
+            questions: Mutex::default(),
+            next_question: AtomicU64::new(1),
+            ended: CancellationToken::new(),
+        };
+        (session, waiting)
+    }
+
+    /// The data connection, unless the rate is 0.
+    pub fn data(&self) -> Option<&quinn::Connection> {
+        self.data.as_ref()
+    }
+
+    /// Whether this session knows questions about marks.
+    pub fn asks(&self) -> bool {
+        self.version >= Version::V2
+    }
+
+    /// Completes when the session is over.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    /// The gateway's number of the session.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Says something. A session that ended swallows it: the next one begins with asking the gateway for its state.
+    pub async fn say(&self, message: FromEdge) {
+        tokio::select! {
+            _ = self.outbox.send(message) => {}
+            () = self.ended.cancelled() => {}
+        }
+    }
+
+    /// Asks which of these blocks the gateway holds, in as many messages as it takes.
+    pub async fn ask(&self, marks: &[Mark]) -> Result<Vec<FoundMarks>, AskError> {
+        let mut found = Vec::new();
+        for (at, marks) in marks.chunks(MAX_MARKS).enumerate() {
+            let id = self.next_question.fetch_add(1, Ordering::Relaxed);
+            let (answer, answered) = oneshot::channel();
+            lock(&self.questions).insert(id, answer);
+            self.say(FromEdge::Ask(Ask { id, marks: marks.to_vec() })).await;
+            let runs = tokio::select! {
+                runs = answered => runs.map_err(|_| AskError)?,
+                () = self.ended.cancelled() => return Err(AskError),
+            };
+            let offset = (at * MAX_MARKS) as u32;
+            // A run beyond the question would point at nothing: what a gateway says is not believed blindly.
+            let within = |run: &Found| u64::from(run.at) + u64::from(run.count) <= marks.len() as u64;
+            found.extend(runs.into_iter().filter(within).map(|run| FoundMarks {
+                at: run.at + offset,
+                count: run.count,
+                generation: run.generation,
+                first: run.first,
+            }));
+        }
+        Ok(found)
+    }
+
+    pub(super) fn end(&self) {
+        self.ended.cancel();
+        lock(&self.questions).clear();
+    }
+
+    fn answered(&self, answer: Answer) {
+        // An answer that nobody waits for is of a coder that was stopped.
+        if let Some(waiting) = lock(&self.questions).remove(&answer.id) {
+            let _ = waiting.send(answer.found);
+        }
+    }
+}
+
+/// What the tasks of one session need.
+pub(super) struct Parts<'a> {
+    pub(super) link: &'a Link,
+    pub(super) identity: &'a Identity,
+    pub(super) session: &'a Session,
+}
+
+impl Parts<'_> {
+    /// Hears the gateway until it ends the session; returns why.
+    pub(super) async fn read(&self, mut reader: FrameReader) -> LinkError {
+        loop {
+            match reader.next::<FromGateway>().await {
+                Ok(Some(FromGateway::Bye { why })) => return LinkError::Bye(why),
+                Ok(Some(message)) => self.heard(message).await,
+                Ok(None) => return LinkError::Unexpected("an open control stream: it ended"),
+                Err(error) => return error.into(),
+            }
+        }
+    }
+
+    /// Says what waits in the outbox.
+    pub(super) async fn write(&self, mut writer: FrameWriter, mut outbox: mpsc::Receiver<FromEdge>) -> LinkError {
+        while let Some(message) = outbox.recv().await {
+            if let Err(error) = writer.send(&message).await {
+                return error.into();
+            }
+        }
+        LinkError::Stopping
+    }
+
+    /// Gives signs of life and renews the certificate.
+    pub(super) async fn keep_alive(&self) -> LinkError {
+        let mut status = tokio::time::interval(STATUS_EVERY);
+        let mut renewal = tokio::time::interval(RENEWAL_EVERY);
+        // The hello is the first sign of life.
+        status.tick().await;
+        loop {
+            tokio::select! {
+                _ = status.tick() => self.tell_status().await,
+                _ = renewal.tick() => self.renew().await,
+            }
+        }
+    }
+
+    async fn heard(&self, message: FromGateway) {
+        match message {
+            FromGateway::Answer(answer) => self.session.answered(answer),
+            FromGateway::Certificate { certificate, authorities } => {
+                let taken = self.identity.renewed(certificate, authorities, machine_time());
+                match taken {
+                    Ok(()) => tracing::info!("certificate renewed"),
+                    Err(error) => tracing::warn!(%error, "cannot take the renewed certificate"),
+                }
+            }
+            FromGateway::Addresses(addresses) => {
+                if let Err(error) = self.identity.moved(addresses) {
+                    tracing::warn!(%error, "cannot store the gateway's addresses");
+                }
+            }
+            FromGateway::RepairWanted { id, generation, .. } => {
+                // Nothing here can code single blocks yet: an empty answer says so, and the gateway looks elsewhere.
+                self.session.say(FromEdge::Repair { id, generation, parcel: Vec::new() }).await;
+            }
+            FromGateway::Held { lineage, .. } => {
+                let listener = lock(&self.link.0.listeners).get(&lineage).cloned();
+                if let Some(listener) = listener {
+                    let _ = listener.send(message).await;
+                }
+            }
+            FromGateway::Accept { .. } | FromGateway::Refuse { .. } | FromGateway::Sealed { .. } => {
+                // These name only the generation: each volume knows its own.
+                let listeners: Vec<_> = lock(&self.link.0.listeners).values().cloned().collect();
+                for listener in listeners {
+                    let _ = listener.send(message.clone()).await;
+                }
+            }
+            FromGateway::Blocks { .. } | FromGateway::Welcome(_) | FromGateway::Bye { .. } => {}
+        }
+    }
+
+    async fn tell_status(&self) {
+        let status = lock(&self.link.0.status).as_ref().map(|source| source());
+        if let Some(status) = status {
+            self.session.say(FromEdge::Status(status)).await;
+        }
+    }
+
+    async fn renew(&self) {
+        if self.link.now() < self.identity.renew_at() {
+            return;
+        }
+        match self.identity.request() {
+            Ok(request) => self.session.say(FromEdge::Renew { request }).await,
+            Err(error) => tracing::warn!(%error, "cannot ask for a new certificate"),
+        }
+    }
+}

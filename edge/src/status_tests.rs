@@ -1,0 +1,160 @@
+use super::*;
+use crate::journal::{Acknowledged, Cost, Sending};
+use crate::sender::{Job, Line};
+use dedupe::{
+    BlockNumber, ByteCount, GenerationId, GenerationStats, LineageId, Progress, Root, RootScheme, Sealed, SlabNumber,
+};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+const NOW: UnixMillis = UnixMillis(1_800_000_200_000);
+
+fn root() -> Root {
+    Root { scheme: RootScheme::Blake3, hash: [1; 32] }
+}
+
+fn newest() -> Generation {
+    Generation {
+        id: GenerationId([7; 16]),
+        lineage: LineageId([1; 16]),
+        number: 7,
+        parent: None,
+        size: ByteCount(20_000_000_000),
+        captured_at: NOW,
+        sealed: Some(Sealed { root: root(), at: NOW }),
+        stats: GenerationStats::default(),
+        source: vec![],
+        scanned: SlabNumber(0),
+    }
+}
+
+fn captured() -> CaptureSide {
+    CaptureSide { newest: Some(newest()), ..CaptureSide::default() }
+}
+
+fn side(state: State) -> SenderSide {
+    SenderSide {
+        state,
+        size: ByteCount(20_000_000_000),
+        cost: Cost::default(),
+        planned: 0,
+        parcel: None,
+        acknowledged: None,
+        trouble: None,
+    }
+}
+
+fn job(acknowledged: u32, next: u32, coder: Coder) -> Job {
+    let mut job = Job::resumed(&Sending {
+        base: None,
+        target: GenerationId([7; 16]),
+        root: root(),
+        cursor: BlockNumber(0),
+        next,
+        acknowledged,
+        mode: crate::journal::Mode::Coded,
+        without: vec![],
+        cost: Cost::default(),
+    });
+    job.coder = coder;
+    job
+}
+
+fn connected() -> LinkState {
+    LinkState::Connected { address: "gw:4433".into(), version: "V2".into(), gateway: "0.1.0".into() }
+}
+
+fn say(capture: &CaptureSide, sender: &SenderSide) -> String {
+    say_at(capture, sender, &connected(), "1.6 Mbit/s".parse().unwrap())
+}
+
+fn say_at(capture: &CaptureSide, sender: &SenderSide, link: &LinkState, rate: Rate) -> String {
+    sentence(capture, sender, &Surroundings { link, rate, now: NOW, instant: Instant::now() })
+}
+
+#[test]
+fn each_state_has_its_sentence() {
+    let never = CaptureSide::default();
+    assert_eq!(say(&never, &side(State::Idle)), "Not captured yet.");
+    assert_eq!(say(&captured(), &side(State::Idle)), "Generation 7 is about to be offered.");
+    assert_eq!(
+        say_at(&captured(), &side(State::Idle), &LinkState::Unenrolled, Rate::Unlimited),
+        "Generation 7 waits for a session with a gateway."
+    );
+    let mut done = side(State::Idle);
+    let at = UnixMillis(NOW.0 - 200_000);
+    let sealed = Acknowledged { generation: GenerationId([7; 16]), root: root(), at, cost: Cost::default() };
+    done.acknowledged = Some((sealed, 7));
+    assert_eq!(say(&captured(), &done), "Up to date: generation 7 was verified at the gateway 3 min 20 s ago.");
+    assert_eq!(
+        say(&captured(), &side(State::Offline(job(3, 4, Coder::Resting)))),
+        "On its way (3 parcels acknowledged), waiting for a session with a gateway."
+    );
+    assert_eq!(say(&captured(), &side(State::Offering(job(0, 0, Coder::Resting)))), "Offering to the gateway.");
+    assert_eq!(
+        say(&captured(), &side(State::Sealing(job(1, 1, Coder::Finished)))),
+        "The gateway verifies what was sent."
+    );
+    let waiting = State::Waiting {
+        job: job(0, 1, Coder::Resting),
+        until: Instant::now(),
+        why: "the gateway has no room: disk full".into(),
+    };
+    assert_eq!(say(&captured(), &side(waiting)), "Waiting: the gateway has no room: disk full.");
+    let stopped = State::Stopped { job: job(0, 1, Coder::Resting), until: Instant::now(), why: "it is foreign".into() };
+    assert_eq!(say(&captured(), &side(stopped)), "Stopped until a person helps: it is foreign.");
+}
+
+#[test]
+fn a_moving_generation_says_what_it_waits_for() {
+    let moving = |acknowledged, next, coder, line_next, writing| {
+        side(State::Moving(job(acknowledged, next, coder), Line { next: line_next, writing }))
+    };
+    let coder = |coder| say(&captured(), &moving(0, 0, coder, 0, false));
+    assert_eq!(coder(Coder::Planning), "Finding what is to be sent.");
+    assert_eq!(coder(Coder::Asking { rest: false }), "Asking the gateway what it holds already.");
+    assert_eq!(coder(Coder::Encoding), "Coding a parcel.");
+    let mut sending = moving(1, 3, Coder::Encoding, 1, true);
+    sending.parcel = Some((3_400_000, Arc::new(AtomicU64::new(1_200_000))));
+    assert_eq!(say(&captured(), &sending), "Sending parcel 2: 1.20 MB of 3.40 MB (1 parcel acknowledged).");
+    assert_eq!(
+        say_at(&captured(), &sending, &connected(), Rate::Closed),
+        "Waiting: the line is closed for data (rate 0) (1 parcel acknowledged)."
+    );
+    assert_eq!(
+        say(&captured(), &moving(0, 1, Coder::Finished, 1, false)),
+        "Waiting for the gateway to take in what was sent."
+    );
+    let full = Coder::NoRoom { until: Instant::now(), why: "the disk is full".into() };
+    assert_eq!(coder(full), "Not sending; coding is held back: the disk is full.");
+}
+
+#[test]
+fn captures_and_their_troubles_are_said_too() {
+    let progress = Arc::new(Progress::default());
+    progress.total.store(20_000_000_000, Ordering::Relaxed);
+    progress.done.store(5_000_000_000, Ordering::Relaxed);
+    let mut capture = captured();
+    capture.running = Some((progress, Instant::now()));
+    assert_eq!(say(&capture, &side(State::Idle)), "Being captured: 5.00 GB of 20.0 GB (25 %).");
+    capture.running = None;
+    capture.failed = Some("/srv/disk.img vanished".into());
+    capture.unreadable = 2;
+    assert_eq!(
+        say(&capture, &side(State::Idle)),
+        "Generation 7 is about to be offered; the last capture failed: /srv/disk.img vanished; \
+         2 ranges of sectors were unreadable and are zero in the newest generation."
+    );
+}
+
+#[test]
+fn the_line_has_its_sentence() {
+    let at = |link: &LinkState| line(link, "1.6 Mbit/s".parse().unwrap(), NOW);
+    assert!(at(&LinkState::Unenrolled).contains("sluice-edge enrol"));
+    assert_eq!(at(&connected()), "Connected with gw:4433 at up to 1.6 Mbit/s.");
+    assert_eq!(line(&connected(), Rate::Closed, NOW), "Connected with gw:4433; closed for data (rate 0).");
+    let down = LinkState::Down { why: "nothing was heard".into(), retry_at: NOW.0 + 8_000, needs_person: false };
+    assert_eq!(at(&down), "No gateway: nothing was heard. Next attempt in 8 s.");
+    let revoked = LinkState::Down { why: "the site is revoked".into(), retry_at: NOW.0 + 600_000, needs_person: true };
+    assert_eq!(at(&revoked), "No gateway: the site is revoked. This needs a person. Next attempt in 10 min 0 s.");
+}

@@ -1,0 +1,87 @@
+//! One volume as the running daemon sees it: what its capture and its sender are doing now.
+
+use crate::journal::{Acknowledged, Cost};
+use crate::sender::State;
+use crate::volumes::VolumeEntry;
+use dedupe::{ByteCount, Generation, Progress};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// One volume of the running daemon.
+pub struct Volume {
+    /// What the operator said.
+    pub entry: VolumeEntry,
+    /// What the capture does.
+    capture: Mutex<CaptureSide>,
+    /// What the sender does.
+    pub sender: watch::Sender<SenderSide>,
+    /// One capture at a time.
+    pub(crate) capturing: tokio::sync::Mutex<()>,
+    /// Ends the volume's tasks when it is removed.
+    pub(crate) removed: CancellationToken,
+}
+
+/// What the capture of a volume does.
+#[derive(Clone, Default)]
+pub struct CaptureSide {
+    /// The capture that runs, with the time of its begin.
+    pub running: Option<(Arc<Progress>, Instant)>,
+    /// The newest sealed generation here.
+    pub newest: Option<Generation>,
+    /// Sectors that are zero in it because they could not be read, as ranges.
+    pub unreadable: usize,
+    /// Why the last capture failed, until one succeeds.
+    pub failed: Option<String>,
+    /// When the last capture ended and how long it took, in seconds, with its CPU seconds.
+    pub took: Option<(f64, f64)>,
+}
+
+/// What the sender of a volume does.
+#[derive(Clone, Debug)]
+pub struct SenderSide {
+    /// Where its machine stands.
+    pub state: State,
+    /// The size of the volume in the generation on its way.
+    pub size: ByteCount,
+    /// What the generation on its way cost so far.
+    pub cost: Cost,
+    /// How far planning has come, in bytes of the volume.
+    pub planned: u64,
+    /// Bytes of the parcel that is being handed to the line, and how many of them have left.
+    pub parcel: Option<(u64, Arc<AtomicU64>)>,
+    /// What the gateway sealed last, with its number here.
+    pub acknowledged: Option<(Acknowledged, u64)>,
+    /// What keeps a record from being written, until it is.
+    pub trouble: Option<String>,
+}
+
+impl Volume {
+    /// A volume that does nothing yet.
+    pub(crate) fn new(entry: VolumeEntry) -> Volume {
+        let sender = SenderSide {
+            state: State::Idle,
+            size: ByteCount(0),
+            cost: Cost::default(),
+            planned: 0,
+            parcel: None,
+            acknowledged: None,
+            trouble: None,
+        };
+        Volume {
+            entry,
+            capture: Mutex::default(),
+            sender: watch::Sender::new(sender),
+            capturing: tokio::sync::Mutex::default(),
+            removed: CancellationToken::new(),
+        }
+    }
+
+    /// What the capture does.
+    pub fn capture(&self) -> MutexGuard<'_, CaptureSide> {
+        // Fields are set one by one and each is true by itself.
+        self.capture.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
