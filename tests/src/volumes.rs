@@ -350,6 +350,39 @@ impl Sample {
     }
 }
 
+/// Changes an image of which nothing is known: small edits in a hundredth of its used blocks, runs copied elsewhere at odd byte
+/// offsets, runs zeroed. Gives about how many bytes were touched. For the demo over a volume of the user's own.
+pub fn disturb(image: &Path, seed: u64) -> io::Result<u64> {
+    let file = OpenOptions::new().read(true).write(true).open(image)?;
+    let size = file.metadata()?.len();
+    let mut random = Random::new(seed, 3);
+    let used: Vec<u64> = crate::images::data_ranges(&file)?
+        .iter()
+        .flat_map(|(start, end)| (start.next_multiple_of(BLOCK)..end / BLOCK * BLOCK).step_by(BLOCK as usize))
+        .collect();
+    if used.is_empty() {
+        return Ok(0);
+    }
+    let edits = (used.len() / 100).max(1);
+    for _ in 0..edits {
+        let at = *random.pick(&used) + random.below(BLOCK as usize - 24) as u64;
+        file.write_all_at(&random.noise(24), at)?;
+    }
+    let run = (64 << 10).min(size) as usize;
+    let runs = edits / 64 + 1;
+    for turn in 0..runs {
+        let mut bytes = vec![0; run];
+        if turn % 4 != 3 {
+            let from = (*random.pick(&used)).min(size - run as u64);
+            file.read_exact_at(&mut bytes, from)?;
+        }
+        let to = (*random.pick(&used) + random.below(BLOCK as usize) as u64).min(size - run as u64);
+        file.write_all_at(&bytes, to)?;
+    }
+    file.sync_data()?;
+    Ok((edits * BLOCK as usize + runs * run) as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -405,6 +438,18 @@ mod tests {
         one.programs = 5;
         two.programs = 5;
         assert_eq!(one.program(), two.program());
+    }
+
+    #[test]
+    fn an_unknown_image_is_disturbed_a_little() {
+        let dir = tempfile::tempdir().unwrap();
+        let sample = Sample::create(&dir.path().join("v"), SIZE, 1).unwrap();
+        let before = dir.path().join("before");
+        copy_sparse(sample.path(), &before).unwrap();
+        disturb(sample.path(), 1).unwrap();
+        let dirty = dirty_bytes(&before, sample.path()).unwrap();
+        assert!((SIZE / 500..SIZE / 20).contains(&dirty), "{dirty}");
+        assert_eq!(std::fs::metadata(sample.path()).unwrap().len(), SIZE);
     }
 
     #[test]

@@ -160,7 +160,8 @@ impl World {
 
     /// A gateway, initialised and not yet running.
     pub fn gateway(&self, options: GatewayOptions) -> Result<Gateway, WorldError> {
-        Gateway::init(&self.binaries.gateway, &self.path().join("gateway"), options)
+        let folder = self.path().join(&options.name);
+        Gateway::init(&self.binaries.gateway, &folder, options)
     }
 
     /// An edge for `site`, configured and neither enrolled nor running.

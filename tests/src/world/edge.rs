@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use serde::Deserialize;
+pub use sluice_edge::CaptureReport as Captured;
 
 use super::gateway::{not_running, wrapped};
 use super::{Daemon, Doing, Ended, WorldError, free_tcp, run};
@@ -35,31 +35,6 @@ impl Default for EdgeOptions {
             wrapper: Vec::new(),
         }
     }
-}
-
-/// What `capture --wait --json` says at its end.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Captured {
-    /// The volume.
-    pub volume: String,
-    /// The generation's id.
-    pub generation: String,
-    /// Its root.
-    pub root: String,
-    /// Bytes of the blocks that changed.
-    pub dirty_bytes: u64,
-    /// Bytes that were new to the edge's store.
-    pub new_bytes: u64,
-    /// How many parcels were sent.
-    pub parcels: u64,
-    /// Their bytes.
-    pub coded_bytes: u64,
-    /// How long the capture took.
-    pub capture_s: f64,
-    /// CPU seconds of the capture, over all threads.
-    pub capture_cpu_s: f64,
-    /// CPU seconds of the encoder.
-    pub code_cpu_s: f64,
 }
 
 /// An edge. Its daemon runs between [`Edge::start`] and [`Edge::stop`] or [`Edge::kill`].

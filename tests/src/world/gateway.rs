@@ -12,6 +12,12 @@ use super::{Daemon, Doing, Ended, WorldError, free_tcp, free_udp, run};
 pub struct GatewayOptions {
     /// Its tenant.
     pub tenant: String,
+    /// Its folder's name in the world.
+    pub name: String,
+    /// Where it listens for edges; `None`: a free port of the loopback.
+    pub address: Option<SocketAddr>,
+    /// What it tells edges to dial, in order; `None`: where it listens.
+    pub announced: Option<Vec<String>>,
     /// Lines of TOML added to its configuration.
     pub extra: String,
     /// Environment of the daemon, such as `SLUICE_CRASH_AT`.
@@ -22,7 +28,15 @@ pub struct GatewayOptions {
 
 impl Default for GatewayOptions {
     fn default() -> Self {
-        Self { tenant: "bank".into(), extra: String::new(), env: Vec::new(), wrapper: Vec::new() }
+        Self {
+            tenant: "bank".into(),
+            name: "gateway".into(),
+            address: None,
+            announced: None,
+            extra: String::new(),
+            env: Vec::new(),
+            wrapper: Vec::new(),
+        }
     }
 }
 
@@ -41,8 +55,9 @@ pub struct Gateway {
 impl Gateway {
     /// Makes the state of a new gateway in `folder`.
     pub fn init(binary: &Path, folder: &Path, options: GatewayOptions) -> Result<Self, WorldError> {
-        let (address, http) = (free_udp()?, free_tcp()?);
-        let announced = vec![address.to_string()];
+        let address = options.address.map_or_else(free_udp, Ok)?;
+        let announced = options.announced.clone().unwrap_or_else(|| vec![address.to_string()]);
+        let http = free_tcp()?;
         let mut gateway = Self {
             binary: binary.to_path_buf(),
             folder: folder.to_path_buf(),
@@ -54,7 +69,7 @@ impl Gateway {
         };
         std::fs::create_dir_all(folder).doing(|| format!("making {}", folder.display()))?;
         let mut init = gateway.bare_command();
-        init.args(["init", "--tenant", &gateway.options.tenant, "--address", &address.to_string(), "--state"]);
+        init.args(["init", "--tenant", &gateway.options.tenant, "--address", &gateway.announced[0], "--state"]);
         init.arg(gateway.state());
         run(init)?;
         gateway.write_config()?;
@@ -177,7 +192,7 @@ impl Gateway {
     /// Writes the configuration anew; it holds from the next start on.
     pub fn write_config(&mut self) -> Result<(), WorldError> {
         let text = format!(
-            "state = {:?}\nlisten = [\"{}\"]\nannounce = {:?}\nhttp = \"{}\"\n{}\n",
+            "state = {:?}\nlisten = [\"{}\"]\naddresses = {:?}\nhttp = \"{}\"\n{}\n",
             self.state(),
             self.address,
             self.announced,

@@ -1,0 +1,14 @@
+//! What Sluice survives, over real processes. Each test is named for the promise that it proves; `SPECIFICATION.md` refers to them.
+//!
+//! One binary for all, because each links both daemons' libraries. Scenarios wait for events; the limits in them only bound how long a
+//! failure takes.
+
+mod branch;
+mod clock;
+mod crashes;
+mod damage;
+mod identity;
+mod line;
+mod room;
+mod sources;
+mod whole;
