@@ -96,9 +96,10 @@ mod tests {
     #[test]
     fn heavy_loss_halves_and_calm_gives_back() {
         let (mut breaker, mut now) = (Breaker::default(), Instant::now());
-        run(&mut breaker, &mut now, 2, 0.3);
+        // A second is judged when the next one begins.
+        run(&mut breaker, &mut now, 3, 0.3);
         assert_eq!(breaker.share(), 1.0, "two bad seconds are not enough");
-        run(&mut breaker, &mut now, 2, 0.3);
+        run(&mut breaker, &mut now, 1, 0.3);
         assert_eq!(breaker.share(), 0.5);
         run(&mut breaker, &mut now, 60, 0.3);
         assert_eq!(breaker.share(), LEAST_SHARE);
