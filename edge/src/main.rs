@@ -21,13 +21,13 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(dispatch(arguments)) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("sluice-edge: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let result = runtime.block_on(dispatch(arguments));
+    // A parcel that is still being coded after the drain's deadline must not hold the process: it is coded again with the next start.
+    runtime.shutdown_background();
+    result.unwrap_or_else(|error| {
+        eprintln!("sluice-edge: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
 async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {

@@ -140,6 +140,7 @@ impl Pipeline {
         let newest = acknowledged.first().map(|newest| newest.generation);
         let sender = Sender::new(known, newest, sending.as_ref().map(Job::resumed));
         let (me, inputs) = mpsc::channel(INPUTS);
+        let pace = Pace::new(shared.rate);
         let notify = Notify(me.clone());
         let pipeline = Pipeline {
             shared,
@@ -153,7 +154,7 @@ impl Pipeline {
             spooled,
             flight: 0,
             flying: CancellationToken::new(),
-            pace: Pace::default(),
+            pace,
         };
         Ok((pipeline, notify))
     }
