@@ -450,6 +450,7 @@ impl Encoder {
                         blocks.push(BlockNumber(base.block()));
                     }
                 }
+                buffer.clear();
                 buffer.resize(blocks.len() * BLOCK, 0);
                 view.read_blocks(&runs_of(blocks.iter().copied()), &mut buffer)?;
                 anchors::scan(&buffer, DENSE, |at, hash| {
@@ -488,6 +489,7 @@ impl Encoder {
         let mut buffer = Vec::new();
         for batch in copied.chunks(64) {
             let runs: Vec<BlockRun> = batch.iter().map(|copy| BlockRun { first: copy.to, count: copy.count }).collect();
+            buffer.clear();
             buffer.resize(parcel::blocks_in(&runs) as usize * BLOCK, 0);
             target.read_blocks(&runs, &mut buffer)?;
             hasher.update(&buffer);

@@ -109,6 +109,10 @@ impl Draft {
         }
         crate::crash_point("dedupe.ingest.decoded");
         self.commit(Also { parcel: Some((header.number, parcel::encode_runs(&header.fresh))), sealed: None })?;
+        if self.store.options.recent_cache > 0 {
+            let cost = fresh.len();
+            lock(&self.store.recent).put((header.generation, header.number), Arc::new(fresh), cost);
+        }
         Ok(report)
     }
 
@@ -140,27 +144,34 @@ impl Draft {
     }
 
     fn prefix(&self, header: &Header, sources: &[View]) -> Result<Vec<u8>, IngestError> {
-        let mut parts: Vec<(View, Vec<BlockRun>)> = Vec::new();
+        let mut parts: Vec<(View, Vec<BlockRun>, Option<u32>)> = Vec::new();
         for (source, runs) in &header.chosen {
-            parts.push((self.of_own_site(sources[*source as usize].clone())?, runs.clone()));
+            parts.push((self.of_own_site(sources[*source as usize].clone())?, runs.clone(), None));
         }
-        for runs in self.store.recent(header.generation, header.number, header.recent)? {
-            parts.push((self.source(header.generation)?, runs));
+        let recent = self.store.recent(header.generation, header.number, header.recent)?;
+        for (number, runs) in (header.number - recent.len() as u32..).zip(recent) {
+            parts.push((self.source(header.generation)?, runs, Some(number)));
         }
         if let Some(base) = header.base {
             let view = self.of_own_site(self.source(base)?)?;
             let runs = self.store.same_addresses(&view, &header.fresh, &header.without_old).map_err(missing(base))?;
-            parts.push((view, runs));
+            parts.push((view, runs, None));
         }
-        let blocks: u64 = parts.iter().map(|(_, runs)| parcel::blocks_in(runs)).fold(0, u64::saturating_add);
+        let blocks: u64 = parts.iter().map(|(_, runs, _)| parcel::blocks_in(runs)).fold(0, u64::saturating_add);
         if blocks > (MAX_PREFIX / BLOCK) as u64 {
             return Err(IngestError::Damaged("it asks for more bases than a parcel may"));
         }
         let mut prefix = vec![0; blocks as usize * BLOCK];
         let mut at = 0;
-        for (view, runs) in parts {
+        for (view, runs, parcel) in parts {
             let len = parcel::blocks_in(&runs) as usize * BLOCK;
-            view.read_blocks(&runs, &mut prefix[at..at + len]).map_err(missing(view.generation().id))?;
+            let into = &mut prefix[at..at + len];
+            match parcel
+                .and_then(|number| lock(&self.store.recent).find(&(header.generation, number), |bytes| bytes.len()))
+            {
+                Some(bytes) if bytes.len() == len => into.copy_from_slice(&bytes),
+                _ => view.read_blocks(&runs, into).map_err(missing(view.generation().id))?,
+            }
             at += len;
         }
         Ok(prefix)

@@ -199,6 +199,11 @@ impl PackWriter {
     }
 }
 
+thread_local! {
+    /// Making one costs as much as unpacking a chunk.
+    static UNPACKER: std::cell::RefCell<DCtx<'static>> = std::cell::RefCell::new(DCtx::create());
+}
+
 /// Opens what was stored at `place` in place and unpacks it.
 pub(crate) fn open_record(key: &PackKey, place: Place, sealed: &mut [u8]) -> Result<Vec<u8>, PackError> {
     let damaged = |what| PackError::Damaged { pack: place.pack, offset: place.offset.into(), what };
@@ -209,7 +214,9 @@ pub(crate) fn open_record(key: &PackKey, place: Place, sealed: &mut [u8]) -> Res
         0 if body.len() == raw => Ok(body.to_vec()),
         1 if raw <= MAX_RECORD => {
             let mut bytes = Vec::with_capacity(raw);
-            DCtx::create().decompress(&mut bytes, body).map_err(|_| damaged("a record does not unpack"))?;
+            UNPACKER
+                .with_borrow_mut(|context| context.decompress(&mut bytes, body))
+                .map_err(|_| damaged("a record does not unpack"))?;
             if bytes.len() == raw { Ok(bytes) } else { Err(damaged("a record has another length")) }
         }
         _ => Err(damaged("a record has an unknown codec or length")),

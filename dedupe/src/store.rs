@@ -35,11 +35,13 @@ pub struct StoreOptions {
     pub record_cache: usize,
     /// Bytes at which a pack is closed. Held in memory until then.
     pub pack_target: usize,
+    /// Bytes of memory for the last parcels taken in, which the next ones use as bases. The receiver's; 0 reads them again.
+    pub recent_cache: usize,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        StoreOptions { index_cache: 64 << 20, record_cache: 64 << 20, pack_target: 32 << 20 }
+        StoreOptions { index_cache: 64 << 20, record_cache: 64 << 20, pack_target: 32 << 20, recent_cache: 0 }
     }
 }
 
@@ -53,6 +55,7 @@ pub struct Store {
     slabs: Mutex<Cache<Place, Arc<Slab>>>,
     chunks: Mutex<Cache<Place, Arc<Vec<u8>>>>,
     pub(crate) known: Mutex<Known>,
+    pub(crate) recent: Mutex<Cache<(GenerationId, u32), Arc<Vec<u8>>>>,
 }
 
 /// Chunks that were seen lately, and packs that must not be swept.
@@ -95,9 +98,10 @@ impl Store {
             referred: HashSet::new(),
             doomed: HashSet::new(),
         };
+        let recent = Mutex::new(Cache::new(options.recent_cache));
         let slabs = Mutex::new(Cache::new(options.record_cache / 2));
         let chunks = Mutex::new(Cache::new(options.record_cache / 4));
-        Ok(Arc::new(Store { storage, keys, db, options, slabs, chunks, known: Mutex::new(known) }))
+        Ok(Arc::new(Store { storage, keys, db, options, slabs, chunks, known: Mutex::new(known), recent }))
     }
 
     // ---- lineages and generations
@@ -622,9 +626,8 @@ impl View {
         self.store.fetch(&mut wanted, buffer)
     }
 
-    /// Reads runs of blocks, one after the other, into a buffer; the last block of a volume is filled up with zeroes.
+    /// Reads runs of blocks, one after the other, into a buffer of zeroes; the last block of a volume is filled up with zeroes.
     pub fn read_blocks(&self, runs: &[crate::id::BlockRun], buffer: &mut [u8]) -> Result<(), StoreError> {
-        buffer.fill(0);
         let (mut wanted, mut to) = (Vec::new(), 0);
         for run in runs {
             let len = run.count as usize * BLOCK;
