@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   codec     capture, coding and ingest between two stores of this process
+//!   index     the store's index at the size of 50 TB
 //!   volumes   small realistic volumes, made in-process, that change as a working day changes them
 //!   images    raw images as files: holes, copies, differences
 //!   line      the emulated line: between namespaces, or as a relay in-process
@@ -12,6 +13,7 @@
 
 pub mod codec;
 pub mod images;
+pub mod index;
 pub mod line;
 pub mod report;
 pub mod volumes;

@@ -98,7 +98,7 @@ struct Run {
     until: u64,
     /// Both sockets, from their making on.
     total: MeterReading,
-    /// The data socket alone, and the payload that it carried.
+    /// The data socket alone, without its handshake, and the payload that it carried.
     data: MeterReading,
     goodput: u64,
     messages: Vec<Duration>,
@@ -214,6 +214,7 @@ async fn branch(args: &Args, rate: BitsPerSec, identity: &Identity) -> Result<Ru
         dial(Role::Control, shaping::edge_control_transport()).await.context("dial control")?;
     let times = Arc::new(Mutex::new(Vec::new()));
     let messages = tokio::spawn(exchange(control.clone(), times.clone()));
+    let before = data_socket.meter();
     let from = since_1970()?;
     let (goodput, until) = backlog(&data, Duration::from_secs(args.seconds)).await?;
     let run_total = shaper.meter();
@@ -225,7 +226,7 @@ async fn branch(args: &Args, rate: BitsPerSec, identity: &Identity) -> Result<Ru
         from,
         until,
         total: run_total,
-        data: data_socket.meter(),
+        data: since(data_socket.meter(), before),
         goodput,
         messages: times,
         mtu: stats.path.current_mtu,
@@ -264,6 +265,16 @@ async fn exchange(connection: Connection, times: Arc<Mutex<Vec<Duration>>>) -> R
         stream.write_all(&[7; 64]).await?;
         answer.read_exact(&mut [0; 64]).await?;
         times.lock().unwrap_or_else(PoisonError::into_inner).push(asked.elapsed());
+    }
+}
+
+/// What was counted between two readings.
+fn since(now: MeterReading, before: MeterReading) -> MeterReading {
+    MeterReading {
+        sent_bytes: now.sent_bytes - before.sent_bytes,
+        sent_datagrams: now.sent_datagrams - before.sent_datagrams,
+        received_bytes: now.received_bytes - before.received_bytes,
+        received_datagrams: now.received_datagrams - before.received_datagrams,
     }
 }
 

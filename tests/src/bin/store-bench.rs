@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use dedupe::{ByteCount, Effort, StoreOptions};
 use lab::codec::{End, Figures, Sender, timed};
+use lab::index::IndexBench;
 use lab::report::{Verdict, bytes, figure, grouped, parse_size, print_verdicts, table, write_json};
 use lab::wan::Volume;
 
@@ -38,6 +39,15 @@ enum What {
         #[arg(required = true)]
         volumes: Vec<PathBuf>,
     },
+    /// Fills an index as 50 TB would, and measures building, inserting, looking up, memory and size.
+    Index {
+        /// Samples of chunk names.
+        #[arg(long, default_value_t = 100_000_000)]
+        samples: u64,
+        /// Bytes of the content cache whose anchors are indexed.
+        #[arg(long, value_parser = parse_size, default_value = "1TB")]
+        cache: u64,
+    },
     /// Captures an image, and again unchanged, beside one thread of the bare hash.
     Capture {
         /// The image; 1 GB or more, and small enough for the page cache.
@@ -51,6 +61,13 @@ fn main() -> Result<()> {
     let work = tempfile::tempdir_in(&asked.work)?;
     let verdicts = match &asked.what {
         What::Codec { memory, effort, volumes } => codec(work.path(), volumes, ByteCount(*memory), *effort)?,
+        What::Index { samples, cache } => {
+            let bench = IndexBench::make(work.path())?;
+            let mut verdicts = bench.samples(*samples)?;
+            verdicts.extend(bench.anchors(*cache)?);
+            verdicts.push(bench.questions()?);
+            verdicts
+        }
         What::Capture { image } => capture(work.path(), image)?,
     };
     print_verdicts(&verdicts);

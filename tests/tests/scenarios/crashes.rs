@@ -1,8 +1,8 @@
 //! kill -9 of either side at every point that matters, and then a correct finish in which nothing acknowledged is sent again.
 
-use super::branch::{Branch, RECOVERY};
+use super::branch::{Branch, RECOVERY, Setup};
 use anyhow::{Context, Result, ensure};
-use lab::world::Ended;
+use lab::world::{Ended, GatewayOptions};
 
 /// What the restarted side may still send when everything was acknowledged, or durable at the centre, before the kill:
 /// two handshakes, hello, offers and seals.
@@ -66,6 +66,13 @@ kills! {
     an_edge_killed_with_a_committed_parcel_finishes: kill_the_edge at "edge.spool.committed", false;
     an_edge_killed_in_the_middle_of_sending_finishes: kill_the_edge at "edge.send.half", false;
     an_edge_killed_before_it_noted_an_acknowledgement_sends_nothing_again: kill_the_edge at "edge.ack.before-commit", true;
+    an_edge_killed_between_packs_and_index_finishes: kill_the_edge at "dedupe.commit.data", false;
+    an_edge_killed_with_records_written_finishes: kill_the_edge at "dedupe.commit.records", false;
+    an_edge_killed_after_a_commit_finishes: kill_the_edge at "dedupe.commit.index", false;
+    a_gateway_killed_between_packs_and_index_finishes: kill_the_gateway at "dedupe.commit.data", false;
+    a_gateway_killed_with_records_written_finishes: kill_the_gateway at "dedupe.commit.records", false;
+    a_gateway_killed_after_a_commit_finishes: kill_the_gateway at "dedupe.commit.index", false;
+    a_gateway_killed_with_a_decoded_parcel_is_sent_nothing_again: kill_the_gateway at "dedupe.ingest.decoded", true;
     a_gateway_killed_while_receiving_finishes: kill_the_gateway at "gateway.part.written", false;
     a_gateway_killed_before_taking_a_parcel_in_is_sent_nothing_again: kill_the_gateway at "gateway.ingest.before", true;
     a_gateway_killed_after_taking_a_parcel_in_is_sent_nothing_again: kill_the_gateway at "gateway.ingest.after", true;
@@ -110,6 +117,36 @@ fn a_rehydration_killed_in_the_middle_is_finished_by_the_next() -> Result<()> {
     ensure!(!status.success(), "the rehydration was killed in the middle");
     branch.prove(&captured, branch.sample.path())?;
     branch.gateway.start()?;
+    Ok(())
+}
+
+#[test]
+fn a_sweep_killed_in_the_middle_leaves_everything_readable() -> Result<()> {
+    let extra = "retention = 1\n".to_owned();
+    let setup = Setup { gateway: GatewayOptions { extra, ..GatewayOptions::default() }, ..Setup::default() };
+    let mut branch = Branch::with(setup)?;
+    branch.replicate()?;
+    let mut captured = None;
+    for _ in 0..3 {
+        branch.sample.busy_day()?;
+        captured = Some(branch.replicate()?);
+    }
+    let captured = captured.context("there were days")?;
+    branch.gateway.stop()?;
+    let mut sweep = branch.gateway.command("gc");
+    sweep.env("SLUICE_CRASH_AT", "dedupe.gc.unlinked");
+    let output = sweep.output()?;
+    ensure!(
+        !output.status.success(),
+        "the sweep was killed in the middle: {}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+    branch.gateway.run("gc", &[])?;
+    branch.gateway.start()?;
+    std::fs::remove_file(branch.rebuilt())?;
+    branch.prove(&captured, branch.sample.path())?;
+    branch.sample.busy_day()?;
+    branch.replicate()?;
     Ok(())
 }
 
