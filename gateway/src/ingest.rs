@@ -1,3 +1,382 @@
-//! x
-/// m
-pub const WORKER_MEMORY: usize = 448 << 20;
+//! Taking generations in: offers are checked, parcels decoded on a sized pool, seals verified.
+//!
+//! Memory: a parcel waits on disk until a worker is free, so the daemon holds at most `decode_workers` ×
+//! [`WORKER_MEMORY`] for decoding, however many edges send.
+
+use crate::catalogue::check_name;
+use crate::incoming::{Incoming, Part, PartError};
+use crate::metrics::Metrics;
+use crate::state::{StateError, TenantStore};
+use dedupe::parcel::{MAX_FRESH, MAX_PARCEL, MAX_PREFIX};
+use dedupe::{
+    BlockRun, ByteCount, Draft, Generation, GenerationId, IngestError, IngestReport, Lineage, LineageId, NewGeneration,
+    Root, SealError, SiteId, StoreError, UnixMillis,
+};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, watch};
+use wire::message::{FromGateway, GenerationOffer, MAX_FRAME, Refusal, VolumeOffer};
+
+/// Bytes that one decode worker takes at most: the parcel as it came, its prefix, what it decodes to, a data pack and records.
+pub const WORKER_MEMORY: usize = MAX_PARCEL + MAX_PREFIX + MAX_FRESH + (64 << 20);
+/// Parcels of one generation that may arrive ahead of the one that is due. Bounds the disk that one volume can claim beforehand.
+pub const AHEAD: u32 = 8;
+/// Largest volume: above the 50 TB that a site may have, and a bound on the work that a single offer can cause.
+pub const MAX_VOLUME: ByteCount = ByteCount(64 << 40);
+/// How long a parcel that arrived early waits for the one before it. Then its sender asks again.
+const WAIT_FOR_TURN: Duration = Duration::from_secs(120);
+/// Generations that are told to an edge when it announces a volume.
+const HELD: usize = 64;
+
+/// The sized pool that decodes parcels.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    permits: Arc<Semaphore>,
+    incoming: Incoming,
+    metrics: Arc<Metrics>,
+}
+
+/// A generation that is arriving.
+pub struct Receiving {
+    /// Its draft in the store.
+    pub draft: Arc<Draft>,
+    tenant: Arc<TenantStore>,
+    lineage: LineageId,
+    /// Number of the parcel that is due.
+    next: watch::Sender<u32>,
+    /// Parcels are taken in one after the other.
+    turn: tokio::sync::Mutex<()>,
+    /// One stream at a time writes a part.
+    parts: std::sync::Mutex<HashMap<u32, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl std::fmt::Debug for Receiving {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Receiving(parcel {} of {})", self.due(), self.draft.generation().id)
+    }
+}
+
+impl Receiving {
+    /// Number of the parcel that is due: all before it are durable and verified.
+    pub fn due(&self) -> u32 {
+        *self.next.borrow()
+    }
+
+    /// The volume's lineage.
+    pub fn lineage(&self) -> LineageId {
+        self.lineage
+    }
+
+    /// The lock of the part of parcel `number`. Locks of parcels that are in are let go.
+    pub(crate) fn part(&self, number: u32) -> Arc<tokio::sync::Mutex<()>> {
+        let due = self.due();
+        let mut parts = self.parts.lock().expect("no thread panics while it looks for a part");
+        parts.retain(|number, _| *number >= due);
+        parts.entry(number).or_default().clone()
+    }
+
+    /// Waits until parcel `number` is due or was taken in; refuses when the one before does not come.
+    async fn wait_for_turn(&self, number: u32) -> Result<(), Refusal> {
+        let mut next = self.next.subscribe();
+        let due = tokio::time::timeout(WAIT_FOR_TURN, next.wait_for(|due| *due >= number)).await;
+        match due {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(Refusal::OutOfOrder { want: self.due(), got: number }),
+        }
+    }
+}
+
+impl Pool {
+    /// A pool of `workers` that reads parts from `incoming`.
+    pub fn new(workers: usize, incoming: Incoming, metrics: Arc<Metrics>) -> Pool {
+        Pool { permits: Arc::new(Semaphore::new(workers)), incoming, metrics }
+    }
+
+    /// Where parts lie.
+    pub fn incoming(&self) -> &Incoming {
+        &self.incoming
+    }
+
+    /// Decodes, verifies and stores a parcel that arrived whole. When it returns `Ok` the parcel is durable, and its part is gone.
+    pub async fn take_in(&self, receiving: &Arc<Receiving>, number: u32, part: Part) -> Result<(), Refusal> {
+        receiving.wait_for_turn(number).await?;
+        let _turn = receiving.turn.lock().await;
+        if receiving.due() > number {
+            return part.remove().map_err(file_refusal); // taken in meanwhile, over another connection
+        }
+        let permit = self.permits.clone().acquire_owned().await.expect("the pool is never closed");
+        let (receiving, metrics) = (receiving.clone(), self.metrics.clone());
+        let work = move || {
+            let _permit = permit;
+            let timer = metrics.ingest_seconds.start_timer();
+            let taken = take_in(&receiving, number, &part);
+            drop(timer);
+            if let Ok((report, len)) = &taken {
+                metrics.parcels.inc();
+                metrics.parcel_bytes.inc_by(*len);
+                metrics.raw_bytes.inc_by(report.fresh_blocks * dedupe::BLOCK as u64);
+            }
+            taken.map(drop)
+        };
+        finish(tokio::task::spawn_blocking(work).await)
+    }
+}
+
+fn take_in(receiving: &Receiving, number: u32, part: &Part) -> Result<(IngestReport, u64), Refusal> {
+    dedupe::crash_point("gateway.ingest.before");
+    let bytes = match part.read_whole() {
+        Ok(bytes) => bytes,
+        Err(PartError::Damaged) => return Err(Refusal::Damaged(PartError::Damaged.to_string())),
+        Err(PartError::File(error)) => return Err(file_refusal(error)),
+    };
+    let taken = receiving.draft.ingest(number, &bytes);
+    dedupe::crash_point("gateway.ingest.after");
+    let due = receiving.draft.next_parcel();
+    receiving.next.send_replace(due);
+    match taken {
+        Ok(report) => {
+            // The parcel is durable in the store: a part that cannot be removed now is removed at the next start.
+            if let Err(error) = part.remove() {
+                tracing::warn!(%error, "a part that is not needed any more stays");
+            }
+            Ok((report, bytes.len() as u64))
+        }
+        Err(error) => Err(refuse_parcel(&receiving.tenant, error, part)),
+    }
+}
+
+fn refuse_parcel(tenant: &TenantStore, error: IngestError, part: &Part) -> Refusal {
+    let refusal = match error {
+        IngestError::WrongNumber { want, got } => Refusal::OutOfOrder { want, got },
+        IngestError::Damaged(what) => Refusal::Damaged(what.into()),
+        IngestError::MissingBase(generation) => Refusal::MissingBase(generation),
+        IngestError::Store(error) => return store_refusal(tenant, error), // the part is good: kept for the next try
+    };
+    if let Err(error) = part.remove() {
+        tracing::warn!(%error, "a part that was refused stays");
+    }
+    refusal
+}
+
+/// Makes a volume known, and says what is held of it. Blocks.
+pub fn announce(tenant: &TenantStore, site: SiteId, offer: &VolumeOffer) -> Result<FromGateway, Refusal> {
+    check_name(&offer.name).map_err(|error| Refusal::Protocol(error.to_string()))?;
+    let failed = |error| store_refusal(tenant, error);
+    let known = tenant.store.lineage(offer.lineage).map_err(failed)?;
+    if known.as_ref().is_some_and(|known| known.site != Some(site)) {
+        return Err(Refusal::Foreign);
+    }
+    let fork_of = known.as_ref().and_then(|known| known.fork_of);
+    let lineage = Lineage { id: offer.lineage, kind: offer.kind, name: offer.name.clone(), site: Some(site), fork_of };
+    if known.as_ref() != Some(&lineage) {
+        tenant.store.put_lineage(&lineage).map_err(failed)?;
+    }
+    let generations = tenant.store.generations(offer.lineage).map_err(failed)?;
+    let sealed = generations.iter().rev().filter_map(|generation| Some((generation.id, generation.sealed?.root)));
+    let draft = generations.iter().find(|generation| !generation.is_sealed());
+    Ok(FromGateway::Held {
+        lineage: offer.lineage,
+        sealed: sealed.take(HELD).collect(),
+        draft: draft.map(|draft| (draft.id, draft.stats.parcels)),
+    })
+}
+
+/// Checks an offer and begins its draft, or goes on with it; a draft of another generation of the same volume is dropped. Blocks.
+///
+/// A generation that is sealed already is accepted with all its parcels in: the edge did not hear that, and seals again.
+pub fn prepare(
+    tenant: &Arc<TenantStore>,
+    site: SiteId,
+    offer: &GenerationOffer,
+    incoming: &Incoming,
+) -> Result<(Option<Arc<Receiving>>, u32), Refusal> {
+    let failed = |error| store_refusal(tenant, error);
+    let lineage = tenant.store.lineage(offer.lineage).map_err(failed)?;
+    if lineage.is_none_or(|lineage| lineage.site != Some(site)) {
+        return Err(Refusal::Foreign);
+    }
+    if offer.size > MAX_VOLUME || !offer.size.0.is_multiple_of(512) {
+        return Err(Refusal::Protocol(format!(
+            "a volume of {} bytes: at most 64 TiB, in whole sectors of 512",
+            offer.size
+        )));
+    }
+    let generations = tenant.store.generations(offer.lineage).map_err(failed)?;
+    if let Some(known) = tenant.store.generation(offer.generation).map_err(failed)? {
+        if known.lineage != offer.lineage {
+            return Err(Refusal::Foreign);
+        }
+        if known.is_sealed() {
+            return Ok((None, known.stats.parcels));
+        }
+    }
+    check_base(&generations, offer)?;
+    for other in generations.iter().filter(|known| !known.is_sealed() && known.id != offer.generation) {
+        abandon(tenant, site, other.id, incoming)?;
+    }
+    let begin = || -> Result<Receiving, StoreError> {
+        let draft = tenant.store.draft(NewGeneration {
+            id: offer.generation,
+            lineage: offer.lineage,
+            parent: offer.parent.map(|(id, _)| id),
+            size: offer.size,
+            captured_at: offer.captured_at,
+            source: Vec::new(),
+        })?;
+        let next = watch::Sender::new(draft.next_parcel());
+        Ok(Receiving {
+            draft,
+            tenant: tenant.clone(),
+            lineage: offer.lineage,
+            next,
+            turn: tokio::sync::Mutex::default(),
+            parts: std::sync::Mutex::default(),
+        })
+    };
+    let receiving = tenant.receive(offer.generation, begin).map_err(failed)?;
+    let due = receiving.due();
+    Ok((Some(receiving), due))
+}
+
+/// A delta must name the newest sealed generation and its root; a seed builds on nothing.
+fn check_base(generations: &[Generation], offer: &GenerationOffer) -> Result<(), Refusal> {
+    let newest = generations.iter().rev().find_map(|known| Some((known.id, known.sealed?.root)));
+    match offer.parent {
+        None => Ok(()),
+        Some(parent) if newest == Some(parent) => Ok(()),
+        Some(_) => Err(Refusal::WrongBase { have: newest }),
+    }
+}
+
+/// Verifies a generation whose parcels are all in, and makes it visible. Blocks.
+pub fn seal(
+    tenant: &Arc<TenantStore>,
+    site: SiteId,
+    id: GenerationId,
+    parcels: u32,
+    root: Root,
+    now: UnixMillis,
+    incoming: &Incoming,
+) -> Result<Generation, Refusal> {
+    let failed = |error| store_refusal(tenant, error);
+    let known = owned(tenant, site, id)?.ok_or(Refusal::Protocol(format!("there is no generation {id} to seal")))?;
+    if let Some(sealed) = known.sealed {
+        return if sealed.root == root { Ok(known) } else { Err(Refusal::WrongRoot(sealed.root)) };
+    }
+    let receiving = tenant.receiving(id).ok_or(Refusal::Protocol(format!("generation {id} is not being received")))?;
+    if receiving.due() != parcels {
+        return Err(Refusal::OutOfOrder { want: receiving.due(), got: parcels });
+    }
+    dedupe::crash_point("gateway.seal.before");
+    let sealed = receiving.draft.seal_as(root, now);
+    dedupe::crash_point("gateway.seal.after");
+    match sealed {
+        Ok(generation) => {
+            tenant.stop_receiving(id);
+            Ok(generation)
+        }
+        Err(SealError::WrongRoot(found)) => {
+            abandon(tenant, site, id, incoming)?;
+            Err(Refusal::WrongRoot(found))
+        }
+        Err(SealError::Store(error)) => Err(failed(error)),
+    }
+}
+
+/// Forgets a draft and what came of it. That there is none is no error. Blocks.
+pub fn abandon(tenant: &Arc<TenantStore>, site: SiteId, id: GenerationId, incoming: &Incoming) -> Result<(), Refusal> {
+    let failed = |error| store_refusal(tenant, error);
+    let Some(known) = owned(tenant, site, id)? else { return Ok(()) };
+    if known.is_sealed() {
+        return Ok(()); // nothing acknowledged as sealed is ever taken back
+    }
+    let draft = match tenant.receiving(id) {
+        Some(receiving) => receiving.draft.clone(),
+        None => tenant.store.draft(again(&known)).map_err(failed)?,
+    };
+    tenant.stop_receiving(id);
+    draft.discard().map_err(failed)?;
+    incoming.discard(id).map_err(|error| Refusal::Internal(error.to_string()))
+}
+
+/// Gives a site blocks of its own sealed generation back, because its copy is damaged; nothing when they are not all here. Blocks.
+pub fn fetch(
+    tenant: &TenantStore,
+    site: SiteId,
+    id: u64,
+    generation: GenerationId,
+    blocks: &[BlockRun],
+) -> Result<FromGateway, Refusal> {
+    let failed = |error| store_refusal(tenant, error);
+    let parcel = match owned(tenant, site, generation)? {
+        Some(known) if known.is_sealed() => tenant.store.blocks_parcel(generation, blocks).map_err(failed)?,
+        _ => None,
+    };
+    let fits = |parcel: &Vec<u8>| parcel.len() <= MAX_FRAME - 64;
+    Ok(FromGateway::Blocks { id, parcel: parcel.filter(fits).unwrap_or_default() })
+}
+
+/// Mends blocks of a sealed generation with what its edge sent. What does not fit is dropped: the next scrub asks again. Blocks.
+pub fn repair(tenant: &TenantStore, site: SiteId, generation: GenerationId, parcel: &[u8]) -> Result<(), Refusal> {
+    if owned(tenant, site, generation)?.is_none() {
+        return Ok(());
+    }
+    match tenant.store.repair(generation, parcel) {
+        Ok(()) => tracing::info!(%generation, "damaged blocks were mended with the edge's copy"),
+        Err(IngestError::Store(error)) => return Err(store_refusal(tenant, error)),
+        Err(error) => tracing::warn!(%generation, %error, "what the edge sent for a repair does not fit"),
+    }
+    Ok(())
+}
+
+/// A generation, if there is one and it is of a volume of this site.
+fn owned(tenant: &TenantStore, site: SiteId, id: GenerationId) -> Result<Option<Generation>, Refusal> {
+    let failed = |error| store_refusal(tenant, error);
+    let Some(known) = tenant.store.generation(id).map_err(failed)? else { return Ok(None) };
+    let lineage = tenant.store.lineage(known.lineage).map_err(failed)?;
+    if lineage.is_none_or(|lineage| lineage.site != Some(site)) { Err(Refusal::Foreign) } else { Ok(Some(known)) }
+}
+
+fn again(draft: &Generation) -> NewGeneration {
+    NewGeneration {
+        id: draft.id,
+        lineage: draft.lineage,
+        parent: draft.parent,
+        size: draft.size,
+        captured_at: draft.captured_at,
+        source: draft.source.clone(),
+    }
+}
+
+/// What an edge is told about a store that failed.
+pub(crate) fn store_refusal(tenant: &TenantStore, error: StoreError) -> Refusal {
+    tenant.note_failure(&error);
+    if error.is_no_room() {
+        return Refusal::NoRoom("the disk of its store is full".into());
+    }
+    tracing::error!(tenant = %tenant.id, %error, "a store failed");
+    Refusal::Internal(error.to_string())
+}
+
+/// What an edge is told about a state that cannot be opened.
+pub(crate) fn state_refusal(error: StateError) -> Refusal {
+    tracing::error!(%error, "a tenant's store cannot be opened");
+    Refusal::Internal("the tenant's store cannot be opened".into())
+}
+
+pub(crate) fn file_refusal(error: crate::files::FileError) -> Refusal {
+    if error.is_no_room() {
+        return Refusal::NoRoom("the disk of its incoming parcels is full".into());
+    }
+    tracing::error!(%error, "an incoming parcel failed");
+    Refusal::Internal("a file of the gateway failed".into())
+}
+
+/// A result of work on the blocking pool; a panic there is a bug, which must not take the daemon along.
+pub(crate) fn finish<T>(done: Result<Result<T, Refusal>, tokio::task::JoinError>) -> Result<T, Refusal> {
+    done.unwrap_or_else(|error| {
+        tracing::error!(%error, "a worker ended unexpectedly");
+        Err(Refusal::Internal("a worker of the gateway ended unexpectedly".into()))
+    })
+}

@@ -1,9 +1,34 @@
 //! The gateway: takes generations in from edges, keeps them, and gives them back byte for byte.
+//!
+//! ```text
+//!   server ── accepts ──► session   control connections, one per site      live: who is connected
+//!                    ├──► data      parcels ──► incoming (parts on disk) ──► ingest (sized pool) ──► dedupe::Store
+//!                    └──► enrol     tokens ──► catalogue, ca
+//!   rehydrate                       a generation ──► a file or block device
+//!   admin                           one request enum, handled in one place, over a socket or in the command's own process
+//!   daemon, workers                 everything together, until it is asked to stop
+//! ```
 
+pub mod admin;
+pub mod backup;
 pub mod ca;
 pub mod catalogue;
 pub mod config;
+pub mod daemon;
+mod data;
+pub mod enrol;
 pub mod files;
+pub mod incoming;
 pub mod ingest;
+pub mod live;
+pub mod metrics;
 pub mod packs;
+pub mod rehydrate;
+mod server;
+mod session;
+pub mod state;
 pub mod text;
+pub mod workers;
+
+pub use config::Config;
+pub use daemon::{Daemon, StartError};

@@ -1,0 +1,331 @@
+//! What operators ask for: one request enum, handled in one place, by the running daemon over its socket or by the command itself.
+//!
+//! Every handler blocks; long ones report progress and stop when they are told to.
+
+mod handlers;
+pub mod render;
+pub mod socket;
+
+pub use handlers::{Admin, watch};
+
+use crate::rehydrate;
+use dedupe::UnixMillis;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// What is asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Make a one-time token for a site, which is made if there is none.
+    Token {
+        /// The tenant's name.
+        tenant: String,
+        /// The site's name.
+        site: String,
+        /// Seconds that the token is good for.
+        valid_seconds: u64,
+    },
+    /// List sites.
+    Sites,
+    /// List volumes.
+    Volumes,
+    /// List the generations of a volume.
+    Generations {
+        /// `SITE/VOLUME` or `TENANT/SITE/VOLUME`.
+        volume: String,
+    },
+    /// Rebuild a generation on a file or block device.
+    Rehydrate {
+        /// `SITE/VOLUME` or `TENANT/SITE/VOLUME`.
+        volume: String,
+        /// `latest`, a number, or an id.
+        generation: String,
+        /// Absolute path of the target.
+        to: PathBuf,
+        /// Read back only what was written.
+        quick: bool,
+        /// Only say what would be done.
+        plan: bool,
+    },
+    /// Refuse a site's certificates from now on and end its session.
+    Revoke {
+        /// The site's name.
+        site: String,
+    },
+    /// Copy catalogue and keys to a directory.
+    Backup {
+        /// Absolute path of a directory that is empty or not there.
+        to: PathBuf,
+        /// Absolute path of a file whose first line is the passphrase.
+        passphrase_file: Option<PathBuf>,
+    },
+    /// Make the indexes of all tenants anew from their packs. Not while the daemon runs.
+    Rebuild,
+    /// Give back what no generation needs.
+    Gc {
+        /// Only say what would be done.
+        plan: bool,
+    },
+    /// Read everything and name what is damaged.
+    Scrub,
+    /// Work with the authorities.
+    Authority(Authority),
+    /// What the daemon and its workers are doing.
+    Status,
+}
+
+/// What to do with the authorities.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "do", content = "number", rename_all = "kebab-case")]
+pub enum Authority {
+    /// Show them.
+    List,
+    /// Make a further one, which edges learn to trust when they renew.
+    Add,
+    /// Let this one sign.
+    Use(u32),
+    /// Trust this one no more.
+    Retire(u32),
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "kebab-case")]
+pub enum Answer {
+    /// A token, secret: for the person who enrols the edge.
+    Token {
+        /// The token.
+        token: String,
+        /// The site's name.
+        site: String,
+        /// Until when it is good.
+        valid_until: UnixMillis,
+    },
+    /// Sites.
+    Sites {
+        /// By tenant and name.
+        sites: Vec<SiteLine>,
+    },
+    /// Volumes.
+    Volumes {
+        /// By tenant, site and name.
+        volumes: Vec<VolumeLine>,
+    },
+    /// Generations.
+    Generations {
+        /// Oldest first.
+        generations: Vec<GenerationLine>,
+    },
+    /// What would be written.
+    Plan {
+        /// The plan.
+        plan: rehydrate::Plan,
+    },
+    /// A generation was rebuilt and proved.
+    Rehydrated {
+        /// How.
+        done: rehydrate::Done,
+    },
+    /// A site is revoked.
+    Revoked {
+        /// Its name.
+        site: String,
+        /// Whether a session of it was ended.
+        was_connected: bool,
+    },
+    /// A backup was made.
+    BackedUp {
+        /// Where.
+        to: PathBuf,
+        /// Whether the keys in it are encrypted.
+        encrypted: bool,
+    },
+    /// Indexes were made anew.
+    Rebuilt {
+        /// Tenants.
+        tenants: usize,
+        /// Volumes found.
+        volumes: usize,
+        /// Generations found.
+        generations: usize,
+        /// Sites that had to be given a name made from their id.
+        unnamed_sites: Vec<String>,
+    },
+    /// What a collection would do, or did.
+    Gc {
+        /// One sentence per tenant.
+        plans: Vec<String>,
+        /// Bytes given back; `None`: only planned.
+        freed_bytes: Option<u64>,
+    },
+    /// What a scrub found.
+    Scrubbed {
+        /// One sentence for each damage.
+        damages: Vec<String>,
+        /// How many of them were mended from their second copy.
+        mended: usize,
+        /// Generations whose edges were asked for blocks.
+        asked: usize,
+    },
+    /// The authorities.
+    Authorities {
+        /// Number, fingerprint, whether it signs.
+        authorities: Vec<(u32, String, bool)>,
+    },
+    /// The daemon's state.
+    Status {
+        /// Whether this is a running daemon.
+        running: bool,
+        /// Sites with a session.
+        connected: usize,
+        /// Workers: name and what each is doing.
+        workers: Vec<(String, String)>,
+    },
+}
+
+/// A site.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SiteLine {
+    /// Whose it is.
+    pub tenant: String,
+    /// Its name.
+    pub site: String,
+    /// Its id.
+    pub id: String,
+    /// `connected`, `away`, `never enrolled`, `revoked`.
+    pub state: String,
+    /// When a session last began or ended.
+    pub seen: Option<UnixMillis>,
+    /// The edge's software.
+    pub software: String,
+    /// What the edge said last about itself.
+    pub doing: String,
+}
+
+/// A volume.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VolumeLine {
+    /// Whose it is.
+    pub tenant: String,
+    /// Its site.
+    pub site: String,
+    /// Its name.
+    pub volume: String,
+    /// Its lineage.
+    pub lineage: String,
+    /// Sealed generations.
+    pub generations: usize,
+    /// Number of the newest sealed one.
+    pub latest: Option<u64>,
+    /// When that was captured.
+    pub captured: Option<UnixMillis>,
+    /// Size of the volume in bytes then.
+    pub size: u64,
+    /// Parcels of a generation that is arriving.
+    pub arriving: Option<u32>,
+}
+
+/// A generation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GenerationLine {
+    /// Its number.
+    pub number: u64,
+    /// Its id.
+    pub id: String,
+    /// When it was captured.
+    pub captured: UnixMillis,
+    /// When it was proved here; `None`: still arriving.
+    pub sealed: Option<UnixMillis>,
+    /// Size of the volume in bytes.
+    pub size: u64,
+    /// Bytes that were new.
+    pub new_bytes: u64,
+    /// Bytes of its parcels as they travelled.
+    pub coded_bytes: u64,
+    /// Its root.
+    pub root: Option<String>,
+}
+
+/// How far a long command is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// What is being done.
+    pub phase: String,
+    /// Bytes done of this phase.
+    pub done: u64,
+    /// Bytes to do, 0 when unknown.
+    pub total: u64,
+    /// Bytes written so far.
+    pub written: u64,
+}
+
+/// Why a request was not fulfilled.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The state failed.
+    #[error(transparent)]
+    State(#[from] crate::state::StateError),
+    /// The catalogue refused.
+    #[error(transparent)]
+    Catalogue(#[from] crate::catalogue::CatalogueError),
+    /// An authority refused.
+    #[error(transparent)]
+    Ca(#[from] crate::ca::CaError),
+    /// A store failed.
+    #[error("the store: {0}")]
+    Store(#[from] dedupe::StoreError),
+    /// A target failed.
+    #[error(transparent)]
+    Rehydrate(#[from] rehydrate::RehydrateError),
+    /// A backup failed.
+    #[error(transparent)]
+    Backup(#[from] crate::backup::BackupError),
+    /// A volume's name is not one.
+    #[error(
+        "`{0}` does not name a volume: write SITE/VOLUME, or TENANT/SITE/VOLUME; `sluice-gateway volumes` lists them"
+    )]
+    VolumeName(String),
+    /// No such volume.
+    #[error("there is no volume `{0}`; `sluice-gateway volumes` lists those that there are")]
+    NoVolume(String),
+    /// No such generation.
+    #[error(
+        "volume `{volume}` has no sealed generation `{generation}`; `sluice-gateway generations {volume}` lists those that there are"
+    )]
+    NoGeneration {
+        /// The volume.
+        volume: String,
+        /// What was asked for.
+        generation: String,
+    },
+    /// Edges could not reach the gateway with such a token.
+    #[error(
+        "no address is known under which edges reach this gateway; set `addresses` in the configuration, or `init --address HOST:PORT`"
+    )]
+    NoAddress,
+    /// Not while the daemon runs.
+    #[error("the daemon is running; stop it first, then run this again")]
+    Running,
+    /// Asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// Ids as text in JSON.
+pub(crate) mod as_text {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    pub(crate) fn serialize<T: Display, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(value)
+    }
+
+    pub(crate) fn deserialize<'de, T: FromStr, D: Deserializer<'de>>(from: D) -> Result<T, D::Error>
+    where
+        T::Err: Display,
+    {
+        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+    }
+}

@@ -1,0 +1,417 @@
+//! The command line: parse, ask the daemon or do it here, print.
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use sluice_gateway::admin::socket::{self, AskError};
+use sluice_gateway::admin::{Admin, Answer, Authority, Report, Request, render};
+use sluice_gateway::config::{Config, ConfigError, check_announced, defaults};
+use sluice_gateway::state::State;
+use sluice_gateway::{backup, rehydrate, text};
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use wire::clock::machine_time;
+
+/// Takes generations of branch volumes in, keeps them, and gives them back byte for byte.
+#[derive(Parser)]
+#[command(name = "sluice-gateway", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// Print the answer as JSON instead of text for people.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Which gateway a command is about.
+#[derive(Args)]
+pub(crate) struct Place {
+    /// The configuration file.
+    #[arg(long, global = true, value_name = "FILE", env = "SLUICE_GATEWAY_CONFIG")]
+    config: Option<PathBuf>,
+    /// The state directory, instead of a configuration file.
+    #[arg(long, global = true, value_name = "DIR", conflicts_with = "config")]
+    state: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Make the state of a new gateway: authority, catalogue, keys, and a configuration file.
+    Init {
+        /// Make a tenant of this name too.
+        #[arg(long, value_name = "NAME")]
+        tenant: Option<String>,
+        /// Where edges reach this gateway; may be given several times, best first.
+        #[arg(long = "address", value_name = "HOST:PORT")]
+        addresses: Vec<String>,
+    },
+    /// Run the daemon.
+    Run,
+    /// Check the configuration file.
+    CheckConfig,
+    /// Make a one-time token with which a new edge enrols; it is printed and kept nowhere.
+    Token {
+        /// The tenant; made if there is none of this name.
+        #[arg(long, value_name = "NAME")]
+        tenant: String,
+        /// The site; made if there is none of this name.
+        #[arg(long, value_name = "NAME")]
+        site: String,
+        /// How long the token is good for.
+        #[arg(long, value_name = "TIME", default_value = "24h", value_parser = text::parse_duration)]
+        valid: Duration,
+    },
+    /// List sites and how they are.
+    Sites,
+    /// List volumes.
+    Volumes,
+    /// List the generations of a volume.
+    Generations {
+        /// SITE/VOLUME, or TENANT/SITE/VOLUME.
+        volume: String,
+    },
+    /// Rebuild a generation on a file or block device, read it back and prove it.
+    Rehydrate {
+        /// SITE/VOLUME, or TENANT/SITE/VOLUME.
+        #[arg(long)]
+        volume: String,
+        /// `latest`, a number, or an id.
+        #[arg(long, default_value = "latest")]
+        generation: String,
+        /// A file (made if it is not there) or a block device.
+        #[arg(long, value_name = "PATH")]
+        to: PathBuf,
+        /// Read back only what was written.
+        #[arg(long)]
+        quick: bool,
+        /// Only say what would be done.
+        #[arg(long)]
+        plan: bool,
+    },
+    /// Compute the root of an image and compare it.
+    VerifyImage {
+        /// The image or block device.
+        image: PathBuf,
+        /// The root that it should have: what `b3sum` printed.
+        #[arg(long, value_name = "HEX", conflicts_with = "volume")]
+        root: Option<String>,
+        /// The volume whose generation it should hold: SITE/VOLUME, or TENANT/SITE/VOLUME.
+        #[arg(long)]
+        volume: Option<String>,
+        /// `latest`, a number, or an id.
+        #[arg(long, default_value = "latest", requires = "volume")]
+        generation: String,
+    },
+    /// Refuse a site's certificates from now on and end its session.
+    Revoke {
+        /// SITE, or TENANT/SITE.
+        site: String,
+    },
+    /// Copy catalogue and keys to a directory, also while the daemon runs.
+    Backup {
+        /// A directory that is empty or not there yet.
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+        /// Encrypt the keys under the first line of this file.
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+    },
+    /// Make a state directory from a backup.
+    Restore {
+        /// The backup.
+        #[arg(long, value_name = "DIR")]
+        from: PathBuf,
+        /// The file with the passphrase, if its keys are encrypted.
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+    },
+    /// Make the indexes anew from the packs; not while the daemon runs.
+    Rebuild,
+    /// Give back what no generation needs.
+    Gc {
+        /// Only say what would be done.
+        #[arg(long)]
+        plan: bool,
+    },
+    /// Read everything stored and name what is damaged.
+    Scrub,
+    /// Replace the authority without visiting a branch: add, let edges renew, use, let edges renew, retire.
+    Authority {
+        #[command(subcommand)]
+        what: AuthorityCommand,
+    },
+    /// Say what the daemon and its workers are doing.
+    Status,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum AuthorityCommand {
+    /// Show the authorities.
+    List,
+    /// Make a further one, which edges learn to trust when they renew.
+    Add,
+    /// Let this one sign.
+    Use {
+        /// Its number.
+        number: u32,
+    },
+    /// Trust this one no more.
+    Retire {
+        /// Its number.
+        number: u32,
+    },
+}
+
+impl Place {
+    /// The configuration: the file that was named, that of the state directory, or defaults for it.
+    pub(crate) fn config(&self) -> Result<Config, ConfigError> {
+        let state = self.state.clone().unwrap_or_else(|| defaults::STATE.into());
+        let written = state.join(CONFIG_NAME);
+        match &self.config {
+            Some(path) => Config::load(path),
+            None if written.exists() => Config::load(&written),
+            None => Ok(Config::new(state)),
+        }
+    }
+}
+
+/// Name of the configuration that `init` writes into the state directory.
+const CONFIG_NAME: &str = "gateway.toml";
+
+/// Runs any command but the daemon.
+pub(crate) fn run(cli: Cli) -> Result<()> {
+    let Cli { place, json, command } = cli;
+    let request = match command {
+        Command::Run => bail!("the daemon is started elsewhere"),
+        Command::Init { tenant, addresses } => return init(&place, tenant.as_deref(), &addresses),
+        Command::CheckConfig => return check_config(&place),
+        Command::Restore { from, passphrase_file } => return restore(&place, &from, passphrase_file.as_deref()),
+        Command::VerifyImage { image, root, volume, generation } => {
+            return verify_image(&place, json, &image, root, volume.as_deref(), &generation);
+        }
+        other => request_of(other)?,
+    };
+    let answer = ask(&place.config()?, &request, json)?;
+    print(&answer, json)
+}
+
+fn request_of(command: Command) -> Result<Request> {
+    Ok(match command {
+        Command::Token { tenant, site, valid } => Request::Token { tenant, site, valid_seconds: valid.as_secs() },
+        Command::Sites => Request::Sites,
+        Command::Volumes => Request::Volumes,
+        Command::Generations { volume } => Request::Generations { volume },
+        Command::Rehydrate { volume, generation, to, quick, plan } => {
+            Request::Rehydrate { volume, generation, to: absolute(&to)?, quick, plan }
+        }
+        Command::Revoke { site } => Request::Revoke { site },
+        Command::Backup { to, passphrase_file } => {
+            let passphrase_file = passphrase_file.map(|path| absolute(&path)).transpose()?;
+            Request::Backup { to: absolute(&to)?, passphrase_file }
+        }
+        Command::Rebuild => Request::Rebuild,
+        Command::Gc { plan } => Request::Gc { plan },
+        Command::Scrub => Request::Scrub,
+        Command::Authority { what } => Request::Authority(match what {
+            AuthorityCommand::List => Authority::List,
+            AuthorityCommand::Add => Authority::Add,
+            AuthorityCommand::Use { number } => Authority::Use(number),
+            AuthorityCommand::Retire { number } => Authority::Retire(number),
+        }),
+        Command::Status => Request::Status,
+        Command::Run
+        | Command::Init { .. }
+        | Command::CheckConfig
+        | Command::Restore { .. }
+        | Command::VerifyImage { .. } => bail!("this command is no request"),
+    })
+}
+
+/// Asks the daemon; without one, opens the state and does it here.
+fn ask(config: &Config, request: &Request, quiet: bool) -> Result<Answer> {
+    let mut progress = ProgressLine::new(quiet);
+    match socket::ask(&config.state, request, &mut |report| progress.show(&report)) {
+        Err(AskError::NotRunning) => {}
+        asked => {
+            progress.end();
+            return Ok(asked?);
+        }
+    }
+    let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
+    let state = State::open(config, runtime.handle().clone())?;
+    if !config.addresses.is_empty() && state.catalogue.addresses()? != config.addresses {
+        state.catalogue.set_addresses(&config.addresses)?;
+    }
+    let answered = Admin::alone(state).handle(request.clone(), &mut |report| {
+        progress.show(&report);
+        true
+    });
+    progress.end();
+    Ok(answered?)
+}
+
+fn print(answer: &Answer, json: bool) -> Result<()> {
+    let text = if json { serde_json::to_string(answer)? + "\n" } else { render::answer(answer) };
+    std::io::stdout().write_all(text.as_bytes()).context("printing the answer")
+}
+
+fn init(place: &Place, tenant: Option<&str>, addresses: &[String]) -> Result<()> {
+    let Some(folder) = &place.state else { bail!("name the new state directory: `sluice-gateway init --state DIR`") };
+    let folder = absolute(folder)?;
+    for address in addresses {
+        check_announced(address).map_err(anyhow::Error::msg)?;
+    }
+    let now = machine_time();
+    State::create(&folder, now)?;
+    let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
+    let state = State::open(&Config::new(&folder), runtime.handle().clone())?;
+    state.catalogue.set_addresses(addresses)?;
+    if let Some(name) = tenant {
+        let tenant = state.catalogue.tenant(name, now)?;
+        state.tenant(tenant.id)?;
+    }
+    let written = folder.join(CONFIG_NAME);
+    std::fs::write(&written, Config::template(&folder, addresses))
+        .with_context(|| format!("writing {}", written.display()))?;
+    println!("The state of a new gateway is in {}.", folder.display());
+    println!("Its configuration: {}", written.display());
+    println!("Next: sluice-gateway run --config {}", written.display());
+    Ok(())
+}
+
+fn check_config(place: &Place) -> Result<()> {
+    let config = place.config()?;
+    println!("The configuration is good. State: {}", config.state.display());
+    let listen: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
+    println!("Edges are awaited on UDP {}.", listen.join(", "));
+    if config.addresses.is_empty() {
+        println!("No `addresses` are set: edges are told what the daemon is bound to, or what `init --address` said.");
+    } else {
+        println!("Edges are told {}.", config.addresses.join(", "));
+    }
+    let memory = config.decode_workers * sluice_gateway::ingest::WORKER_MEMORY;
+    println!(
+        "{} parcels are decoded at once, with up to {} of memory.",
+        config.decode_workers,
+        text::bytes(memory as u64)
+    );
+    println!("The last {} generations of each volume are kept.", config.retention);
+    Ok(())
+}
+
+fn restore(place: &Place, from: &Path, passphrase_file: Option<&Path>) -> Result<()> {
+    let config = place.config()?;
+    backup::restore(from, &config.state, passphrase_file)?;
+    println!("Catalogue and keys are restored to {}.", config.state.display());
+    println!("Next: put the packs where they were, and run `sluice-gateway rebuild` to make the indexes anew.");
+    Ok(())
+}
+
+fn verify_image(
+    place: &Place,
+    json: bool,
+    image: &Path,
+    root: Option<String>,
+    volume: Option<&str>,
+    generation: &str,
+) -> Result<()> {
+    let wanted = match (root, volume) {
+        (Some(root), _) => Some(root.trim().to_ascii_lowercase()),
+        (None, Some(volume)) => Some(root_of_generation(place, volume, generation)?),
+        (None, None) => None,
+    };
+    if wanted.as_ref().is_some_and(|root| root.len() != 64 || !root.bytes().all(|b| b.is_ascii_hexdigit())) {
+        bail!("a root has 64 hexadecimal digits, as `b3sum` prints them");
+    }
+    let mut progress = ProgressLine::new(json);
+    let found = sluice_gateway::admin::watch(
+        &mut |report: Report| {
+            progress.show(&report);
+            true
+        },
+        |watched, phase| {
+            phase("reading");
+            rehydrate::root_of_image(image, watched)
+        },
+    );
+    progress.end();
+    let found = found?.context("cancelled")?.to_string();
+    let equal = wanted.as_ref().map(|wanted| *wanted == found);
+    if json {
+        println!("{}", serde_json::json!({ "image": image, "root": found, "wanted": wanted, "equal": equal }));
+    } else {
+        println!("{found}  {}", image.display());
+    }
+    match (equal, wanted) {
+        (Some(false), Some(wanted)) => bail!("{} is something else: its root should be {wanted}", image.display()),
+        (Some(true), _) if !json => println!("The image is the generation, byte for byte."),
+        _ => {}
+    }
+    Ok(())
+}
+
+fn root_of_generation(place: &Place, volume: &str, generation: &str) -> Result<String> {
+    let config = place.config()?;
+    let Answer::Generations { generations } = ask(&config, &Request::Generations { volume: volume.into() }, true)?
+    else {
+        bail!("the daemon answered something else; is it of another version?");
+    };
+    let mut sealed: Vec<_> =
+        generations.into_iter().filter_map(|line| Some((line.number, line.id, line.root?))).collect();
+    let found = match generation {
+        "latest" => sealed.pop(),
+        text => sealed.into_iter().find(|(number, id, _)| number.to_string() == text || id == text),
+    };
+    let missing = || {
+        format!(
+            "volume `{volume}` has no sealed generation `{generation}`; `sluice-gateway generations {volume}` lists those that there are"
+        )
+    };
+    Ok(found.with_context(missing)?.2)
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("{} is no path", path.display()))
+}
+
+/// Progress on stderr: one line that changes on a terminal, a line every few seconds elsewhere.
+struct ProgressLine {
+    quiet: bool,
+    terminal: bool,
+    begun: Instant,
+    shown: Option<Instant>,
+    meter: render::Meter,
+}
+
+/// How often a line is printed where lines cannot change.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+impl ProgressLine {
+    #[expect(clippy::disallowed_methods, reason = "a progress line measures how long its command takes")]
+    fn new(quiet: bool) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        Self { quiet, terminal, begun: Instant::now(), shown: None, meter: render::Meter::default() }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a progress line measures how long its command takes")]
+    fn show(&mut self, report: &Report) {
+        let now = Instant::now();
+        let line = self.meter.line(report, now - self.begun);
+        let due = self.terminal || self.shown.is_none_or(|shown| now - shown >= LINE_EVERY);
+        if self.quiet || !due {
+            return;
+        }
+        self.shown = Some(now);
+        // `\x1b[K` clears what a longer line left.
+        let text = if self.terminal { format!("\r{line}\x1b[K") } else { format!("{line}\n") };
+        let _nobody_reads = std::io::stderr().write_all(text.as_bytes());
+    }
+
+    fn end(&mut self) {
+        if self.terminal && !self.quiet && self.shown.is_some() {
+            let _nobody_reads = std::io::stderr().write_all(b"\r\x1b[K");
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The control sessions that are open now: one per site, found by site or by number.
+
+use crate::ingest::Receiving;
+use crate::metrics::Metrics;
+use crate::state::TenantStore;
+use dedupe::{BlockRun, GenerationId, SiteId, TenantId};
+use quinn::Connection;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use wire::identity::Serial;
+use wire::message::{EdgeStatus, FromGateway, Refusal};
+use wire::stream::{self, CloseCode};
+
+/// How long an older session of a site has to answer before it counts as dead and a newcomer takes its place: several round trips of a
+/// bad line with the probe lost once.
+const PROBE: Duration = Duration::from_secs(5);
+/// How often the answer to a probe is looked for.
+const PROBE_STEP: Duration = Duration::from_millis(50);
+/// Questions for a repair that one session may have open.
+const MAX_REPAIRS: usize = 16;
+/// How long a session has to hear why it ends before its connections are closed.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// What a session is told from outside.
+#[derive(Clone, Debug)]
+pub(crate) enum Command {
+    /// Say this.
+    Say(FromGateway),
+    /// End, and say why.
+    End(Refusal),
+}
+
+/// All open sessions.
+#[derive(Debug)]
+pub struct Live {
+    sessions: Mutex<HashMap<SiteId, Arc<LiveSession>>>,
+    metrics: Arc<Metrics>,
+    /// What edges are told, and what a session is asked with whether it lives.
+    announced: Vec<String>,
+}
+
+/// One open control session and the data connection that belongs to it.
+#[derive(Debug)]
+pub struct LiveSession {
+    /// Names the control connection to the data connection.
+    pub(crate) number: u64,
+    /// Whose it is.
+    pub(crate) site: SiteId,
+    /// The store that it writes to.
+    pub(crate) tenant: Arc<TenantStore>,
+    /// The certificate with which it began.
+    pub(crate) serial: Serial,
+    instance: u64,
+    /// The edge's software version.
+    pub(crate) software: String,
+    control: Connection,
+    data: Mutex<Option<Connection>>,
+    commands: mpsc::Sender<Command>,
+    receiving: Mutex<HashMap<GenerationId, Arc<Receiving>>>,
+    status: Mutex<EdgeStatus>,
+    /// Blocks that this edge was asked for, by the question's number.
+    repairs: Mutex<HashMap<u64, GenerationId>>,
+}
+
+/// What a new session begins with.
+pub(crate) struct Newcomer {
+    pub(crate) site: SiteId,
+    pub(crate) tenant: Arc<TenantStore>,
+    pub(crate) serial: Serial,
+    pub(crate) instance: u64,
+    pub(crate) software: String,
+    pub(crate) control: Connection,
+    pub(crate) commands: mpsc::Sender<Command>,
+}
+
+impl Live {
+    pub(crate) fn new(metrics: Arc<Metrics>, announced: Vec<String>) -> Live {
+        Live { sessions: Mutex::default(), metrics, announced }
+    }
+
+    /// Lets a newcomer in, in the place of an older session of the same run of the edge's daemon, or of one that is dead.
+    pub(crate) async fn admit(&self, newcomer: Newcomer) -> Result<Arc<LiveSession>, Refusal> {
+        if let Some(old) = self.of_site(newcomer.site)
+            && old.instance != newcomer.instance
+            && old.is_alive(FromGateway::Addresses(self.announced.clone())).await
+        {
+            tracing::warn!(site = %newcomer.site, "a second edge with the same identity was turned away: one of them is a copy");
+            return Err(Refusal::Cloned);
+        }
+        let session = Arc::new(LiveSession::new(newcomer));
+        if let Some(old) = self.lock().insert(session.site, session.clone()) {
+            old.close(CloseCode::Replaced, "a newer connection of the same edge took its place");
+        }
+        self.count();
+        Ok(session)
+    }
+
+    /// The session is over; does nothing when a newer one has taken its place.
+    pub(crate) fn leave(&self, session: &LiveSession) {
+        let mut sessions = self.lock();
+        if sessions.get(&session.site).is_some_and(|current| current.number == session.number) {
+            sessions.remove(&session.site);
+        }
+        drop(sessions);
+        session.close(CloseCode::Done, "the control connection ended");
+        self.count();
+    }
+
+    /// The session of a site.
+    pub fn of_site(&self, site: SiteId) -> Option<Arc<LiveSession>> {
+        self.lock().get(&site).cloned()
+    }
+
+    /// The session that a data connection names, if it is the same site's.
+    pub(crate) fn of_number(&self, site: SiteId, number: u64) -> Option<Arc<LiveSession>> {
+        self.of_site(site).filter(|session| session.number == number)
+    }
+
+    /// Sites with a session.
+    pub fn connected(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Ends the session of a site at once: it hears why, and is closed whether it listens or not. Must be called within the runtime.
+    pub fn end(&self, site: SiteId, why: Refusal) {
+        let Some(session) = self.of_site(site) else { return };
+        session.lock_receiving().clear(); // no parcel that is still on its way is taken in
+        if let Some(data) = session.lock_data().take() {
+            stream::close(&data, code_of(&why), &why.to_string());
+        }
+        let _gone_or_busy = session.commands.try_send(Command::End(why.clone()));
+        tokio::spawn(async move {
+            let _heard = tokio::time::timeout(FAREWELL, session.control.closed()).await;
+            session.close(code_of(&why), &why.to_string());
+        });
+    }
+
+    /// Ends the sessions of a tenant, so that its store is let go and can be opened anew. Must be called within the runtime.
+    pub(crate) fn end_tenant(&self, tenant: TenantId, why: &Refusal) {
+        let sites: Vec<SiteId> = self.lock().values().filter(|s| s.tenant.id == tenant).map(|s| s.site).collect();
+        sites.into_iter().for_each(|site| self.end(site, why.clone()));
+    }
+
+    fn count(&self) {
+        self.metrics.sites.set(self.connected() as i64);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<SiteId, Arc<LiveSession>>> {
+        self.sessions.lock().expect("no thread panics while it holds the sessions")
+    }
+}
+
+impl LiveSession {
+    fn new(newcomer: Newcomer) -> LiveSession {
+        let mut number = [0; 8];
+        getrandom::fill(&mut number).expect("the operating system has a random source");
+        LiveSession {
+            number: u64::from_le_bytes(number),
+            site: newcomer.site,
+            tenant: newcomer.tenant,
+            serial: newcomer.serial,
+            instance: newcomer.instance,
+            software: newcomer.software,
+            control: newcomer.control,
+            data: Mutex::default(),
+            commands: newcomer.commands,
+            receiving: Mutex::default(),
+            status: Mutex::default(),
+            repairs: Mutex::default(),
+        }
+    }
+
+    /// Whether the edge at the other end still answers. Anything it sends counts, and the question makes it send an acknowledgement.
+    async fn is_alive(&self, question: FromGateway) -> bool {
+        let heard = || self.control.stats().udp_rx.datagrams;
+        let before = heard();
+        let _busy_is_fine = self.commands.try_send(Command::Say(question));
+        let answered = async {
+            while heard() == before {
+                if self.control.close_reason().is_some() {
+                    return false;
+                }
+                tokio::time::sleep(PROBE_STEP).await;
+            }
+            self.control.close_reason().is_none()
+        };
+        tokio::time::timeout(PROBE, answered).await.unwrap_or(false)
+    }
+
+    /// Joins a data connection; an older one is closed.
+    pub(crate) fn join(&self, data: Connection) {
+        if let Some(old) = self.lock_data().replace(data) {
+            stream::close(&old, CloseCode::Replaced, "a newer data connection took its place");
+        }
+    }
+
+    /// Parcels of this generation may come.
+    pub(crate) fn receive(&self, id: GenerationId, receiving: Arc<Receiving>) {
+        self.lock_receiving().insert(id, receiving);
+    }
+
+    /// No more parcels of this generation.
+    pub(crate) fn stop_receiving(&self, id: GenerationId) {
+        self.lock_receiving().remove(&id);
+    }
+
+    /// The generation that parcels of this id go to.
+    pub(crate) fn receiving(&self, id: GenerationId) -> Option<Arc<Receiving>> {
+        self.lock_receiving().get(&id).cloned()
+    }
+
+    /// Asks the edge for blocks whose copy here is damaged. Does nothing when the session is too busy: the next scrub asks again.
+    pub(crate) fn ask_repair(&self, generation: GenerationId, blocks: Vec<BlockRun>) {
+        let mut repairs = self.repairs.lock().expect("no thread panics while it holds the repairs");
+        let id = repairs.keys().max().map_or(1, |last| last + 1);
+        let question = FromGateway::RepairWanted { id, generation, blocks };
+        if repairs.len() < MAX_REPAIRS && self.commands.try_send(Command::Say(question)).is_ok() {
+            repairs.insert(id, generation);
+        }
+    }
+
+    /// Whether these blocks were asked for; they are then asked for no more.
+    pub(crate) fn take_repair(&self, id: u64, generation: GenerationId) -> bool {
+        let mut repairs = self.repairs.lock().expect("no thread panics while it holds the repairs");
+        repairs.remove(&id) == Some(generation)
+    }
+
+    /// What the edge said last about itself.
+    pub fn status(&self) -> EdgeStatus {
+        self.status.lock().expect("no thread panics while it holds a status").clone()
+    }
+
+    pub(crate) fn set_status(&self, status: EdgeStatus) {
+        *self.status.lock().expect("no thread panics while it holds a status") = status;
+    }
+
+    fn close(&self, code: CloseCode, why: &str) {
+        stream::close(&self.control, code, why);
+        if let Some(data) = self.lock_data().take() {
+            stream::close(&data, code, why);
+        }
+    }
+
+    fn lock_data(&self) -> MutexGuard<'_, Option<Connection>> {
+        self.data.lock().expect("no thread panics while it holds a connection")
+    }
+
+    fn lock_receiving(&self) -> MutexGuard<'_, HashMap<GenerationId, Arc<Receiving>>> {
+        self.receiving.lock().expect("no thread panics while it holds the generations")
+    }
+}
+
+/// The code with which a connection is closed after this refusal.
+pub(crate) fn code_of(why: &Refusal) -> CloseCode {
+    match why {
+        Refusal::Revoked => CloseCode::Revoked,
+        Refusal::Cloned => CloseCode::Cloned,
+        Refusal::Protocol(_) => CloseCode::Protocol,
+        _ => CloseCode::Done,
+    }
+}

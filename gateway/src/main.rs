@@ -1,0 +1,71 @@
+//! `sluice-gateway`: the service at the centre, and the commands of its operators.
+
+mod cli;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use cli::{Cli, Command};
+use sluice_gateway::{Config, Daemon};
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_logging(matches!(cli.command, Command::Run));
+    let done = match cli.command {
+        Command::Run => cli.place.config().map_err(Into::into).and_then(run),
+        _ => cli::run(cli),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // `{:#}`: what was attempted and why it failed, on one line.
+            eprintln!("sluice-gateway: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The daemon, from its start to its end.
+fn run(config: Config) -> Result<()> {
+    let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
+    runtime.block_on(async {
+        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let daemon = Daemon::start(config).await?;
+        announce(&daemon);
+        tokio::select! {
+            _ = term.recv() => tracing::info!("asked to stop (SIGTERM)"),
+            _ = int.recv() => tracing::info!("asked to stop (SIGINT)"),
+        }
+        daemon.shutdown().await;
+        tracing::info!("stopped");
+        Ok(())
+    })
+}
+
+fn announce(daemon: &Daemon) {
+    for address in daemon.addresses() {
+        tracing::info!(%address, "listening for edges");
+    }
+    if let Some(address) = daemon.http() {
+        tracing::info!(%address, "serving /metrics and /health");
+    }
+    if daemon.announced().is_empty() {
+        tracing::warn!(
+            "no address is known under which edges reach this gateway: set `addresses` in the configuration"
+        );
+    }
+}
+
+/// Logs to stderr: of the daemon what happens, of commands only what is wrong. `SLUICE_LOG` says otherwise, as in `SLUICE_LOG=debug`.
+fn start_logging(is_daemon: bool) {
+    let default = if is_daemon { "info" } else { "error" };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SLUICE_LOG").unwrap_or_else(|_| default.into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}

@@ -1,0 +1,115 @@
+//! The gateway's figures for `/metrics`.
+
+use crate::state::State;
+use dedupe::StoreStats;
+use monitoring::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, MetricError, Registry};
+use shaping::Shaper;
+use std::sync::Arc;
+use wire::message::Refusal;
+
+/// Upper bounds of the seconds that a parcel takes: from a small delta to 64 MiB of seed on a slow disk.
+const INGEST_SECONDS: [f64; 10] = [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 20.0];
+
+/// Counted where things happen.
+#[derive(Debug)]
+pub struct Metrics {
+    /// Sites with a control session.
+    pub sites: IntGauge,
+    /// Parcels taken in.
+    pub parcels: IntCounter,
+    /// Their bytes as they came.
+    pub parcel_bytes: IntCounter,
+    /// What they decoded to.
+    pub raw_bytes: IntCounter,
+    /// How long each took to be decoded, verified and stored.
+    pub ingest_seconds: Histogram,
+    /// Generations sealed.
+    pub sealed: IntCounter,
+    /// What was refused, by reason.
+    pub refusals: IntCounterVec,
+    /// Enrolments, by outcome.
+    pub enrolments: IntCounterVec,
+    /// Bytes that packs take, per tenant.
+    store_bytes: IntGaugeVec,
+    /// Generations and drafts, per tenant.
+    generations: IntGaugeVec,
+}
+
+impl Metrics {
+    /// Registers everything.
+    pub fn register(registry: &Registry, shaper: &Shaper) -> Result<Arc<Metrics>, MetricError> {
+        for (direction, read) in [
+            ("up", (|m: shaping::MeterReading| m.received_bytes) as fn(shaping::MeterReading) -> u64),
+            ("down", |m| m.sent_bytes),
+        ] {
+            let shaper = shaper.clone();
+            registry.read_counter(
+                "sluice_gateway_ip_bytes_total",
+                "IP-level bytes of all connections of edges; up is from the edges.",
+                &[("direction", direction)],
+                move || read(shaper.meter()) as f64,
+            )?;
+        }
+        Ok(Arc::new(Metrics {
+            sites: registry.gauge("sluice_gateway_sites_connected", "Sites with a control session.")?,
+            parcels: registry.counter("sluice_gateway_parcels_total", "Parcels decoded, verified and stored.")?,
+            parcel_bytes: registry
+                .counter("sluice_gateway_parcel_bytes_total", "Bytes of those parcels as they came.")?,
+            raw_bytes: registry
+                .counter("sluice_gateway_ingested_bytes_total", "Bytes that those parcels decoded to.")?,
+            ingest_seconds: registry.histogram(
+                "sluice_gateway_ingest_seconds",
+                "Time to decode, verify and store one parcel.",
+                &INGEST_SECONDS,
+            )?,
+            sealed: registry
+                .counter("sluice_gateway_generations_sealed_total", "Generations verified and made visible.")?,
+            refusals: registry.counters("sluice_gateway_refusals_total", "What edges were refused.", &["reason"])?,
+            enrolments: registry.counters("sluice_gateway_enrolments_total", "Attempts to enrol.", &["outcome"])?,
+            store_bytes: registry.gauges("sluice_gateway_store_bytes", "Bytes of packs.", &["tenant", "class"])?,
+            generations: registry.gauges("sluice_gateway_generations", "Generations and drafts kept.", &["tenant"])?,
+        }))
+    }
+
+    /// Counts a refusal.
+    pub fn refused(&self, why: &Refusal) {
+        self.refusals.with_label_values(&[reason(why)]).inc();
+    }
+
+    /// Takes the stores' figures down. Blocks.
+    pub fn read_stores(&self, state: &State) {
+        for tenant in state.open_tenants() {
+            let name =
+                state.catalogue.tenants().ok().and_then(|all| all.into_iter().find(|known| known.id == tenant.id));
+            match (name, tenant.store.stats()) {
+                (Some(name), Ok(stats)) => self.set_store(&name.name, &stats),
+                (_, Err(error)) => tracing::warn!(tenant = %tenant.id, %error, "the figures of a store cannot be read"),
+                (None, _) => {}
+            }
+        }
+    }
+
+    fn set_store(&self, tenant: &str, stats: &StoreStats) {
+        let figure = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.store_bytes.with_label_values(&[tenant, "data"]).set(figure(stats.data_bytes));
+        self.store_bytes.with_label_values(&[tenant, "records"]).set(figure(stats.meta_bytes));
+        self.generations.with_label_values(&[tenant]).set(figure(stats.generations));
+    }
+}
+
+/// The label under which a refusal is counted.
+fn reason(why: &Refusal) -> &'static str {
+    match why {
+        Refusal::WrongBase { .. } => "wrong_base",
+        Refusal::WrongRoot(_) => "wrong_root",
+        Refusal::MissingBase(_) => "missing_base",
+        Refusal::Damaged(_) => "damaged",
+        Refusal::OutOfOrder { .. } => "out_of_order",
+        Refusal::NoRoom(_) => "no_room",
+        Refusal::Revoked => "revoked",
+        Refusal::Cloned => "cloned",
+        Refusal::Foreign => "foreign",
+        Refusal::Protocol(_) => "protocol",
+        Refusal::Internal(_) => "internal",
+    }
+}

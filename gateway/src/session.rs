@@ -1,0 +1,288 @@
+//! The shell around [`wire::session::Session`]: reads and writes the control stream and does what the state machine asks for.
+//!
+//! Work is done by one task per session, in the order in which it was asked, so that an offer never overtakes its volume. The loop
+//! below waits in one place; reading pauses while too much work is waiting.
+
+use crate::catalogue::NewCertificate;
+use crate::ingest::{self, finish, state_refusal};
+use crate::live::{Command, LiveSession, Newcomer, code_of};
+use crate::server::Gateway;
+use quinn::Connection;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use wire::identity::PeerIdentity;
+use wire::message::{Answer, Ask, Found, FromEdge, FromGateway, Hello, Refusal, Welcome};
+use wire::session::{Action, Event, Session};
+use wire::stream::{self, CloseCode, FrameReader, FrameWriter, StreamError};
+use wire::version::Version;
+
+/// Work of one session that may wait before its messages are read no further.
+const BACKLOG: usize = 32;
+/// How often the state machine hears that time has passed.
+const TICK: Duration = Duration::from_secs(5);
+/// How long the last message has to arrive before the connection is closed.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Runs one control session to its end.
+pub(crate) async fn run(
+    gateway: Arc<Gateway>,
+    connection: Connection,
+    version: Version,
+    peer: PeerIdentity,
+    (mut writer, mut reader): (FrameWriter, FrameReader),
+) {
+    let mut session = Session::new(version, gateway.state.now());
+    let (commands_in, mut commands) = mpsc::channel(BACKLOG);
+    let (jobs, jobs_out) = mpsc::channel(BACKLOG);
+    let (events_in, mut events) = mpsc::channel(BACKLOG);
+    let worker =
+        Worker { gateway: gateway.clone(), connection: connection.clone(), peer, commands: commands_in, live: None };
+    let worker = gateway.tasks.spawn(worker.run(jobs_out, events_in));
+    let mut waiting = 0;
+    let mut tick = tokio::time::interval(TICK);
+    let why = loop {
+        // Every branch is cancel-safe: receiving from channels, `FrameReader::next`, an interval and a token.
+        let event = tokio::select! {
+            () = gateway.stop.cancelled() => break None,
+            Some(command) = commands.recv() => match command {
+                Command::Say(message) => match writer.send(&message).await {
+                    Ok(()) => continue,
+                    Err(_) => break None,
+                },
+                Command::End(why) => Event::End(why),
+            },
+            Some(event) = events.recv() => { waiting -= 1; match event { Some(event) => event, None => continue } },
+            heard = reader.next::<FromEdge>(), if waiting < BACKLOG => match heard {
+                Ok(Some(message)) => Event::Said(message),
+                Ok(None) | Err(StreamError::Ended(_) | StreamError::Stopped(_)) => break None,
+                Err(error) => Event::End(Refusal::Protocol(error.to_string())),
+            },
+            _ = tick.tick() => Event::Tick,
+        };
+        let mut end = None;
+        for action in session.step(event, gateway.state.now()) {
+            match action {
+                Action::Send(message) => {
+                    if let FromGateway::Refuse { why, .. } | FromGateway::Bye { why } = &message {
+                        gateway.metrics.refused(why);
+                    }
+                    if writer.send(&message).await.is_err() {
+                        end = Some(None);
+                    }
+                }
+                Action::Close(why) => end = Some(Some(why)),
+                job => {
+                    waiting += 1;
+                    // Never full: reading stops at as many waiting jobs as there is room for.
+                    let _the_worker_is_gone = jobs.send(job).await;
+                }
+            }
+        }
+        if let Some(end) = end {
+            break end;
+        }
+    };
+    drop(jobs);
+    drop(events); // what the worker still does is not waited for by anybody
+    let _ended = worker.await;
+    match why {
+        Some(why) => {
+            tracing::info!(site = %peer.bearer.site, %why, "session ended by the gateway");
+            let _heard = tokio::time::timeout(FAREWELL, writer.finish_and_wait()).await;
+            stream::close(&connection, code_of(&why), &why.to_string());
+        }
+        None if gateway.stop.is_cancelled() => stream::close(&connection, CloseCode::Stopping, "the gateway stops"),
+        None => stream::close(&connection, CloseCode::Done, "the session is over"),
+    }
+}
+
+/// Does the work of one session, in order.
+struct Worker {
+    gateway: Arc<Gateway>,
+    connection: Connection,
+    peer: PeerIdentity,
+    commands: mpsc::Sender<Command>,
+    live: Option<Arc<LiveSession>>,
+}
+
+impl Worker {
+    async fn run(mut self, mut jobs: mpsc::Receiver<Action>, events: mpsc::Sender<Option<Event>>) {
+        while let Some(job) = jobs.recv().await {
+            let event = match self.perform(job).await {
+                Ok(event) => event,
+                Err(why) => Some(Event::End(why)),
+            };
+            if events.send(event).await.is_err() {
+                break; // the session is over
+            }
+        }
+        if let Some(live) = self.live.take() {
+            self.gateway.live.leave(&live);
+            self.note_seen(&live.software).await;
+        }
+    }
+
+    /// What there is to say about a piece of work. `Err` ends the session.
+    async fn perform(&mut self, job: Action) -> Result<Option<Event>, Refusal> {
+        let site = self.peer.bearer.site;
+        if let Action::Admit(hello) = job {
+            return self.admit(hello).await.map(Some);
+        }
+        let live = self.live.clone().ok_or(Refusal::Protocol("work before the welcome".into()))?;
+        let (tenant, state) = (live.tenant.clone(), self.gateway.state.clone());
+        if tenant.has_failed() {
+            return Err(Refusal::Internal("the tenant's store is being opened anew".into()));
+        }
+        let incoming = self.gateway.pool.incoming().clone();
+        let reply = match job {
+            Action::Announce(offer) => Some(blocking(move || ingest::announce(&tenant, site, &offer)).await?),
+            Action::Prepare(offer) => {
+                let id = offer.generation;
+                let prepared = blocking(move || ingest::prepare(&tenant, site, &offer, &incoming)).await;
+                Some(match prepared {
+                    Ok((receiving, next_parcel)) => {
+                        if let Some(receiving) = receiving {
+                            live.receive(id, receiving);
+                        }
+                        FromGateway::Accept { generation: id, next_parcel }
+                    }
+                    Err(why) => FromGateway::Refuse { generation: id, why },
+                })
+            }
+            Action::Seal { generation, parcels, root } => {
+                let now = state.now();
+                let sealed =
+                    blocking(move || ingest::seal(&tenant, site, generation, parcels, root, now, &incoming)).await;
+                Some(self.sealed(&live, generation, sealed))
+            }
+            Action::Abandon(id) => {
+                live.stop_receiving(id);
+                blocking(move || ingest::abandon(&tenant, site, id, &incoming)).await?;
+                None
+            }
+            Action::Look(ask) => Some(FromGateway::Answer(blocking(move || look(&live, &ask)).await?)),
+            Action::Renew(request) => Some(self.renew(request).await?),
+            Action::Fetch { id, generation, blocks } => {
+                Some(blocking(move || ingest::fetch(&tenant, site, id, generation, &blocks)).await?)
+            }
+            Action::Repair { id, generation, parcel } => {
+                if live.take_repair(id, generation) && !parcel.is_empty() {
+                    blocking(move || ingest::repair(&tenant, site, generation, &parcel)).await?;
+                }
+                None
+            }
+            Action::Note(status) => {
+                live.set_status(status);
+                None
+            }
+            Action::Admit(_) | Action::Send(_) | Action::Close(_) => None, // not jobs
+        };
+        Ok(reply.map(Event::Ready))
+    }
+
+    async fn admit(&mut self, hello: Hello) -> Result<Event, Refusal> {
+        let (bearer, serial) = (self.peer.bearer, self.peer.serial);
+        let state = self.gateway.state.clone();
+        let checked = move || match state.catalogue.accepts(bearer.site, serial) {
+            Ok(true) => state.tenant(bearer.tenant).map_err(state_refusal),
+            Ok(false) => Err(Refusal::Revoked),
+            Err(error) => Err(state_refusal(error.into())),
+        };
+        let tenant = blocking(checked).await?;
+        let newcomer = Newcomer {
+            site: bearer.site,
+            tenant,
+            serial,
+            instance: hello.instance,
+            software: hello.software.clone(),
+            control: self.connection.clone(),
+            commands: self.commands.clone(),
+        };
+        let live = self.gateway.live.admit(newcomer).await?;
+        // A revocation between the check and the admission found no session to end.
+        let state = self.gateway.state.clone();
+        self.live = Some(live.clone());
+        if !blocking(move || state.catalogue.accepts(bearer.site, serial).map_err(|e| state_refusal(e.into()))).await? {
+            return Err(Refusal::Revoked);
+        }
+        self.note_seen(&hello.software).await;
+        tracing::info!(site = %bearer.site, software = %crate::text::printable(&hello.software), "session begins");
+        Ok(Event::Admitted(Welcome {
+            software: env!("CARGO_PKG_VERSION").into(),
+            now: self.gateway.state.now(),
+            session: live.number,
+            addresses: self.gateway.announced.clone(),
+        }))
+    }
+
+    fn sealed(
+        &self,
+        live: &LiveSession,
+        id: dedupe::GenerationId,
+        sealed: Result<dedupe::Generation, Refusal>,
+    ) -> FromGateway {
+        match sealed {
+            Ok(generation) => {
+                live.stop_receiving(id);
+                self.gateway.metrics.sealed.inc();
+                self.gateway.work.notify_one(); // retention may have something to do
+                tracing::info!(site = %live.site, generation = %id, number = generation.number, "generation sealed");
+                FromGateway::Sealed { generation: id, number: generation.number }
+            }
+            Err(why) => {
+                if !why.is_passing() {
+                    live.stop_receiving(id);
+                }
+                tracing::warn!(site = %live.site, generation = %id, %why, "generation not sealed");
+                FromGateway::Refuse { generation: id, why }
+            }
+        }
+    }
+
+    async fn renew(&self, request: Vec<u8>) -> Result<FromGateway, Refusal> {
+        let bearer = self.peer.bearer;
+        if self.gateway.renewals.check_key(&bearer.site.0).is_err() {
+            return Err(Refusal::Protocol("certificates were asked for too often; six an hour are enough".into()));
+        }
+        let state = self.gateway.state.clone();
+        blocking(move || {
+            let authorities = state.authorities();
+            let issued = authorities.sign_edge(&request, bearer, state.now(), state.certificate_validity);
+            let issued = issued.map_err(|error| Refusal::Protocol(error.to_string()))?;
+            let new = NewCertificate {
+                certificate: issued.certificate.clone(),
+                serial: issued.serial,
+                valid_until: issued.valid_until,
+            };
+            state.catalogue.add_certificate(bearer.site, &new).map_err(|error| state_refusal(error.into()))?;
+            tracing::info!(site = %bearer.site, serial = %new.serial, "certificate renewed");
+            Ok(FromGateway::Certificate { certificate: issued.certificate, authorities: authorities.trusted() })
+        })
+        .await
+    }
+
+    async fn note_seen(&self, software: &str) {
+        let (state, site, software) = (self.gateway.state.clone(), self.peer.bearer.site, software.to_owned());
+        let noted = tokio::task::spawn_blocking(move || state.catalogue.note_seen(site, &software, state.now()));
+        if let Ok(Err(error)) = noted.await {
+            tracing::warn!(%error, "the time of a session could not be noted");
+        }
+    }
+}
+
+fn look(live: &LiveSession, ask: &Ask) -> Result<Answer, Refusal> {
+    let found = live.tenant.store.find_marks(&ask.marks);
+    let found = found.map_err(|error| ingest::store_refusal(&live.tenant, error))?;
+    let found = found.into_iter().map(|run| Found {
+        at: run.at,
+        count: run.count,
+        generation: run.generation,
+        first: run.first,
+    });
+    Ok(Answer { id: ask.id, found: found.collect() })
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refusal> + Send + 'static) -> Result<T, Refusal> {
+    finish(tokio::task::spawn_blocking(work).await)
+}

@@ -1,0 +1,317 @@
+//! Everything durable of one gateway, opened by one process at a time.
+//!
+//! ```text
+//! state/
+//!   catalogue.redb            tenants, sites, tokens, certificates; open means: this process owns the state
+//!   ca/                       authorities
+//!   reset.key                 lets edges notice a restart at once
+//!   incoming/                 parcels that have not arrived whole
+//!   tenants/<id>/key          the tenant's store key
+//!   tenants/<id>/index.redb   its index
+//!   tenants/<id>/packs/       its packs, unless the configuration puts them elsewhere
+//!   admin.sock                commands to the running daemon
+//! ```
+
+use crate::ca::{Authorities, CaError};
+use crate::catalogue::{Catalogue, CatalogueError, Tenant};
+use crate::config::Config;
+use crate::files::{self, FileError};
+use crate::ingest::Receiving;
+use crate::packs::ObjectPacks;
+use dedupe::{GenerationId, Keys, PackStorage, StorageError, Store, StoreError, StoreOptions, TenantId, UnixMillis};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use wire::clock::KnownTime;
+use zeroize::Zeroizing;
+
+/// Start of a tenant's key file; the number is the format's.
+const KEY_FILE: &str = "sluice-store-key-1 ";
+/// The id of a tenant's first key; it goes into each pack's header.
+const FIRST_KEY: u32 = 1;
+
+/// Why the state cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// A file failed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The authorities failed.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// The catalogue failed.
+    #[error(transparent)]
+    Catalogue(#[from] CatalogueError),
+    /// The packs of a tenant cannot be reached.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// A tenant's store failed.
+    #[error("the store of tenant {tenant}: {source}")]
+    Store {
+        /// Which tenant.
+        tenant: TenantId,
+        /// Why.
+        source: StoreError,
+    },
+    /// A tenant's key file is not one.
+    #[error("{0} is not a store key; restore it from a backup, without it the tenant's packs cannot be read")]
+    Key(PathBuf),
+    /// There is a state already.
+    #[error("{0} holds the state of a gateway already; choose an empty directory")]
+    Exists(PathBuf),
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct State {
+    folder: PathBuf,
+    packs: Option<PathBuf>,
+    runtime: Handle,
+    /// Tenants, sites, tokens, certificates.
+    pub catalogue: Catalogue,
+    authorities: Mutex<Authorities>,
+    /// The time by which certificates are judged.
+    pub time: Arc<KnownTime>,
+    /// Validity of an edge's certificate.
+    pub certificate_validity: Duration,
+    tenants: Mutex<HashMap<TenantId, Arc<TenantStore>>>,
+}
+
+/// One tenant's store and the generations that are arriving in it.
+pub struct TenantStore {
+    /// Whose it is.
+    pub id: TenantId,
+    /// The store.
+    pub store: Arc<Store>,
+    /// One entry per draft that is in use: two `Draft`s of one generation would not know of each other.
+    receiving: Mutex<HashMap<GenerationId, Arc<Receiving>>>,
+    failed: AtomicBool,
+}
+
+impl std::fmt::Debug for TenantStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TenantStore({})", self.id)
+    }
+}
+
+impl State {
+    /// Makes the state of a new gateway.
+    pub fn create(folder: &Path, now: UnixMillis) -> Result<(), StateError> {
+        if catalogue_of(folder).exists() {
+            return Err(StateError::Exists(folder.to_owned()));
+        }
+        files::private_folder(folder)?;
+        Authorities::create(&folder.join("ca"), now)?;
+        let mut reset = Zeroizing::new([0; 64]);
+        getrandom::fill(&mut *reset).expect("the operating system has a random source");
+        files::write_private(&folder.join("reset.key"), &*reset)?;
+        // The catalogue comes last: it is what says that there is a state.
+        let catalogue = Catalogue::create(&catalogue_of(folder))?;
+        Ok(catalogue.set_known_time(now)?)
+    }
+
+    /// Opens the state for this process alone. Stores are opened when they are first asked for.
+    pub fn open(config: &Config, runtime: Handle) -> Result<Arc<State>, StateError> {
+        let folder = config.state.clone();
+        let catalogue = Catalogue::open(&catalogue_of(&folder))?;
+        let authorities = Authorities::load(&folder.join("ca"))?;
+        let time = Arc::new(KnownTime::new(catalogue.known_time()?));
+        files::private_folder(&folder.join("incoming"))?;
+        Ok(Arc::new(State {
+            folder,
+            packs: config.packs.clone(),
+            runtime,
+            catalogue,
+            authorities: Mutex::new(authorities),
+            time,
+            certificate_validity: config.certificate_validity,
+            tenants: Mutex::default(),
+        }))
+    }
+
+    /// The state directory.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The time to judge and to write down by.
+    pub fn now(&self) -> UnixMillis {
+        self.time.now()
+    }
+
+    /// The authorities, for a moment.
+    pub fn authorities(&self) -> MutexGuard<'_, Authorities> {
+        self.authorities.lock().expect("no thread panics while it holds the authorities")
+    }
+
+    /// The key with which connections of an earlier run are reset.
+    pub(crate) fn reset_key(&self) -> Result<ring::hmac::Key, FileError> {
+        let bytes = Zeroizing::new(files::read(&self.folder.join("reset.key"))?);
+        Ok(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &bytes))
+    }
+
+    /// Where a tenant's packs lie.
+    pub fn packs_of(&self, tenant: TenantId) -> PathBuf {
+        match &self.packs {
+            Some(root) => root.join(tenant.to_string()),
+            None => self.tenant_folder(tenant).join("packs"),
+        }
+    }
+
+    /// Where a tenant's key and index lie.
+    pub fn tenant_folder(&self, tenant: TenantId) -> PathBuf {
+        self.folder.join("tenants").join(tenant.to_string())
+    }
+
+    /// A tenant's store, opened if it is not open. Blocks.
+    ///
+    /// A store whose index has failed is opened anew; until its last user has let it go that fails, and passes by itself.
+    pub fn tenant(&self, id: TenantId) -> Result<Arc<TenantStore>, StateError> {
+        let mut tenants = self.tenants.lock().expect("no thread panics while it opens a store");
+        if let Some(open) = tenants.get(&id).filter(|open| !open.has_failed()) {
+            return Ok(open.clone());
+        }
+        tenants.remove(&id);
+        let opened = Arc::new(TenantStore {
+            id,
+            store: self.open_store(id)?,
+            receiving: Mutex::default(),
+            failed: AtomicBool::new(false),
+        });
+        tenants.insert(id, opened.clone());
+        Ok(opened)
+    }
+
+    /// Makes the index of a tenant's store anew from its packs. Nobody else may have the store open. Blocks, for long.
+    pub fn open_parts(&self, id: TenantId) -> Result<(PathBuf, Arc<dyn PackStorage>, Keys), StateError> {
+        let folder = self.tenant_folder(id);
+        files::private_folder(&folder)?;
+        let keys = store_key(&folder.join("key"))?;
+        let packs = ObjectPacks::local(&self.packs_of(id), self.runtime.clone())?;
+        Ok((folder.join("index.redb"), Arc::new(packs), keys))
+    }
+
+    fn open_store(&self, id: TenantId) -> Result<Arc<Store>, StateError> {
+        let (index, packs, keys) = self.open_parts(id)?;
+        let opened = Store::open(&index, packs, keys, StoreOptions::default());
+        opened.map_err(|source| StateError::Store { tenant: id, source })
+    }
+
+    /// The stores that are open now.
+    pub fn open_tenants(&self) -> Vec<Arc<TenantStore>> {
+        self.tenants.lock().expect("no thread panics while it opens a store").values().cloned().collect()
+    }
+
+    /// All tenants with their stores. Blocks.
+    pub fn all_tenants(&self) -> Result<Vec<(Tenant, Arc<TenantStore>)>, StateError> {
+        let tenants = self.catalogue.tenants()?;
+        tenants.into_iter().map(|tenant| Ok((tenant.clone(), self.tenant(tenant.id)?))).collect()
+    }
+}
+
+impl TenantStore {
+    /// The generation that is arriving under this id, if any is.
+    pub(crate) fn receiving(&self, id: GenerationId) -> Option<Arc<Receiving>> {
+        self.lock().get(&id).cloned()
+    }
+
+    /// What is arriving under this id, begun by `begin` if nothing is. One at a time.
+    pub(crate) fn receive<E>(
+        &self,
+        id: GenerationId,
+        begin: impl FnOnce() -> Result<Receiving, E>,
+    ) -> Result<Arc<Receiving>, E> {
+        let mut receiving = self.lock();
+        if let Some(found) = receiving.get(&id) {
+            return Ok(found.clone());
+        }
+        let begun = Arc::new(begin()?);
+        receiving.insert(id, begun.clone());
+        Ok(begun)
+    }
+
+    /// The generation arrives no more: sealed, abandoned or refused for good.
+    pub(crate) fn stop_receiving(&self, id: GenerationId) {
+        self.lock().remove(&id);
+    }
+
+    /// After an I/O error the index refuses everything until it is opened anew: lets that happen.
+    pub(crate) fn note_failure(&self, error: &StoreError) {
+        if matches!(error, StoreError::Index(_)) && !self.failed.swap(true, Ordering::Relaxed) {
+            tracing::error!(tenant = %self.id, %error, "the index failed and will be opened anew");
+        }
+    }
+
+    /// Whether the index has failed.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<GenerationId, Arc<Receiving>>> {
+        self.receiving.lock().expect("no thread panics while it begins a draft")
+    }
+}
+
+/// The catalogue's file.
+pub(crate) fn catalogue_of(folder: &Path) -> PathBuf {
+    folder.join("catalogue.redb")
+}
+
+/// The tenant's key; made when there is none.
+fn store_key(path: &Path) -> Result<Keys, StateError> {
+    if !path.exists() {
+        let mut key = Zeroizing::new([0; 32]);
+        getrandom::fill(&mut *key).expect("the operating system has a random source");
+        let text = Zeroizing::new(format!("{KEY_FILE}{}\n", data_encoding::HEXLOWER.encode(&*key)));
+        files::write_private(path, text.as_bytes())?;
+    }
+    let bytes = Zeroizing::new(files::read(path)?);
+    let hex = std::str::from_utf8(&bytes).ok().and_then(|text| text.strip_prefix(KEY_FILE));
+    let key = hex.and_then(|hex| data_encoding::HEXLOWER.decode(hex.trim().as_bytes()).ok()).map(Zeroizing::new);
+    match key.as_deref().map(|key| <[u8; 32]>::try_from(key.as_slice())) {
+        Some(Ok(key)) => Ok(Keys::new(FIRST_KEY, key)),
+        _ => Err(StateError::Key(path.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
+
+    #[test]
+    fn a_state_is_made_once_opened_once_and_keeps_its_keys() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("state");
+        State::create(&folder, NOW).unwrap();
+        assert!(matches!(State::create(&folder, NOW), Err(StateError::Exists(_))));
+        let config = Config::new(&folder);
+        let state = State::open(&config, runtime.handle().clone()).unwrap();
+        let second = State::open(&config, runtime.handle().clone()).unwrap_err().to_string();
+        assert!(second.ends_with("is in use: another gateway runs on this state directory"), "{second}");
+        let tenant = state.catalogue.tenant("bank", NOW).unwrap();
+        let opened = state.tenant(tenant.id).unwrap();
+        assert!(Arc::ptr_eq(&opened, &state.tenant(tenant.id).unwrap()));
+        let key = state.tenant_folder(tenant.id).join("key");
+        let before = files::read(&key).unwrap();
+        drop((opened, state));
+        let state = State::open(&config, runtime.handle().clone()).unwrap();
+        state.tenant(tenant.id).unwrap();
+        assert_eq!(files::read(&key).unwrap(), before);
+        assert!(state.now() >= NOW);
+    }
+
+    #[test]
+    fn a_broken_key_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        std::fs::write(&path, "sluice-store-key-1 1234\n").unwrap();
+        let broken = store_key(&path).err().unwrap().to_string();
+        assert!(broken.contains("is not a store key; restore it from a backup"), "{broken}");
+    }
+}

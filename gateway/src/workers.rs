@@ -1,0 +1,265 @@
+//! Work in the background: each worker has a name, a line that says what it does, and a share of the time that it may take.
+
+use crate::live::Live;
+use crate::server::{Gateway, server_config};
+use crate::state::TenantStore;
+use dedupe::{Damage, Generation, Pace, Progress, StoreError, UnixMillis};
+use monitoring::Check;
+use quinn::Endpoint;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::Notify;
+use wire::message::Refusal;
+
+/// How often the figures of stores are read.
+const FIGURES_EVERY: Duration = Duration::from_secs(30);
+/// How often retention looks, beside each sealed generation.
+const RETENTION_EVERY: Duration = Duration::from_secs(3600);
+/// How often room is given back.
+const GC_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// How often everything is read again: damage is found while the edge still has a copy to mend it with.
+const SCRUB_EVERY: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How often the gateway makes itself a new certificate, and expired rows are dropped.
+const DAILY: Duration = Duration::from_secs(24 * 3600);
+/// Share of one disk's time that giving room back may take: edges come first.
+const GC_TRANQUILLITY: Pace = Pace(0.5);
+/// Share for reading everything again, which has a month.
+const SCRUB_TRANQUILLITY: Pace = Pace(0.1);
+/// Expired tokens and certificates are kept so long, for whoever asks what happened.
+const KEEP_EXPIRED: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Blocks that one question for a repair asks for: 48 × 4 KiB fit a frame with room, also when they do not compress.
+const REPAIR_BLOCKS: u64 = 48;
+
+/// What the workers are doing, for whoever asks.
+#[derive(Debug, Default)]
+pub struct Board {
+    lines: Mutex<BTreeMap<&'static str, String>>,
+    wakers: Mutex<BTreeMap<&'static str, Arc<Notify>>>,
+}
+
+impl Board {
+    /// Name and what each worker does.
+    pub fn lines(&self) -> Vec<(String, String)> {
+        let lines = self.lines.lock().expect("lines are only set");
+        lines.iter().map(|(name, line)| ((*name).to_owned(), line.clone())).collect()
+    }
+
+    fn say(&self, name: &'static str, line: impl Into<String>) {
+        self.lines.lock().expect("lines are only set").insert(name, line.into());
+    }
+
+    /// Lets a worker work now.
+    pub(crate) fn wake(&self, name: &'static str) {
+        self.waker(name).notify_one();
+    }
+
+    fn waker(&self, name: &'static str) -> Arc<Notify> {
+        self.wakers.lock().expect("wakers are only added").entry(name).or_default().clone()
+    }
+}
+
+/// Starts all workers.
+pub(crate) fn start(gateway: &Arc<Gateway>, board: &Arc<Board>, endpoints: &[Endpoint], keep: usize, stores: Check) {
+    let worker = |name, every, work: Box<dyn FnMut(&Arc<Gateway>) -> String + Send>| {
+        let (gateway, board) = (gateway.clone(), board.clone());
+        gateway.tasks.clone().spawn(run(gateway, board, name, every, work));
+    };
+    worker("figures", FIGURES_EVERY, Box::new(move |gateway| figures(gateway, &stores)));
+    worker("retention", RETENTION_EVERY, Box::new(move |gateway| retention(gateway, keep)));
+    worker("collection", GC_EVERY, Box::new(collection));
+    worker("scrub", SCRUB_EVERY, Box::new(scrub));
+    let endpoints = endpoints.to_vec();
+    worker("certificate", DAILY, Box::new(move |gateway| certificate(gateway, &endpoints)));
+    let (relay, board) = (gateway.clone(), board.clone());
+    gateway.tasks.spawn(async move {
+        // Sessions know that something was sealed, not who cares.
+        loop {
+            tokio::select! {
+                () = relay.stop.cancelled() => return,
+                () = relay.work.notified() => board.wake("retention"),
+            }
+        }
+    });
+}
+
+/// Runs one worker: at once when it is woken, else every so often. What it does blocks, and its last words stand on the board.
+async fn run(
+    gateway: Arc<Gateway>,
+    board: Arc<Board>,
+    name: &'static str,
+    every: Duration,
+    mut work: Box<dyn FnMut(&Arc<Gateway>) -> String + Send>,
+) {
+    let waker = board.waker(name);
+    let mut due = tokio::time::interval(every);
+    due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // The long ones would all begin with the daemon, when edges come back all at once.
+    let at_once = every <= RETENTION_EVERY;
+    board.say(name, format!("waits; works every {}", crate::text::duration(every)));
+    if !at_once {
+        due.reset();
+    }
+    loop {
+        tokio::select! {
+            () = gateway.stop.cancelled() => return,
+            () = waker.notified() => {}
+            _ = due.tick() => {}
+        }
+        board.say(name, "is working");
+        let shared = gateway.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            let line = work(&shared);
+            (line, work)
+        });
+        match done.await {
+            Ok((line, again)) => {
+                board.say(name, format!("{line}; last at {}", crate::text::moment(gateway.state.now())));
+                work = again;
+            }
+            Err(error) => {
+                tracing::error!(worker = name, %error, "a worker ended unexpectedly and will not work again before a restart");
+                return board.say(name, "ended unexpectedly; restart the daemon and report the log");
+            }
+        }
+    }
+}
+
+fn figures(gateway: &Gateway, stores: &Check) -> String {
+    gateway.tidy_limiters();
+    gateway.metrics.read_stores(&gateway.state);
+    let failed: Vec<_> = gateway.state.open_tenants().into_iter().filter(|tenant| tenant.has_failed()).collect();
+    for tenant in &failed {
+        gateway.live.end_tenant(tenant.id, &Refusal::Internal("the tenant's store is being opened anew".into()));
+    }
+    let free = crate::files::free_bytes(gateway.state.folder()).unwrap_or(u64::MAX);
+    if free < gateway.reserve {
+        stores.fail(format!(
+            "{} are free on the disk of {}: make room, edges wait until then",
+            crate::text::bytes(free),
+            gateway.state.folder().display()
+        ));
+    } else if failed.is_empty() {
+        stores.ok();
+    } else {
+        stores.fail("the index of a tenant failed and is being opened anew; if this stays, look at the log");
+    }
+    format!("{} stores are open", gateway.state.open_tenants().len())
+}
+
+/// Forgets what is older than the last `keep` sealed generations of each volume.
+fn retention(gateway: &Arc<Gateway>, keep: usize) -> String {
+    let (mut forgotten, mut failed) = (0, 0);
+    for tenant in gateway.state.open_tenants() {
+        match forget_old(&tenant, keep) {
+            Ok(count) => forgotten += count,
+            Err(error) => {
+                failed += 1;
+                tenant.note_failure(&error);
+                tracing::warn!(tenant = %tenant.id, %error, "retention failed");
+            }
+        }
+    }
+    match failed {
+        0 => format!("forgot {forgotten} generations, keeping {keep} of each volume"),
+        _ => format!("forgot {forgotten} generations; {failed} stores failed, look at the log"),
+    }
+}
+
+fn forget_old(tenant: &TenantStore, keep: usize) -> Result<usize, StoreError> {
+    let mut forgotten = 0;
+    for lineage in tenant.store.lineages()? {
+        let generations = tenant.store.generations(lineage.id)?;
+        let built_on: Vec<_> = generations.iter().filter(|g| !g.is_sealed()).filter_map(|g| g.parent).collect();
+        let sealed: Vec<&Generation> = generations.iter().filter(|generation| generation.is_sealed()).collect();
+        let old = sealed.iter().take(sealed.len().saturating_sub(keep)).filter(|old| !built_on.contains(&old.id));
+        for old in old {
+            match tenant.store.forget(old.id) {
+                Ok(()) => forgotten += 1,
+                // A draft began on it just now: next time.
+                Err(StoreError::State { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(forgotten)
+}
+
+fn collection(gateway: &Arc<Gateway>) -> String {
+    let mut freed = 0;
+    for tenant in gateway.state.open_tenants() {
+        let progress = Progress::default();
+        let done = tenant.store.gc_plan(&progress).and_then(|plan| tenant.store.gc(&plan, GC_TRANQUILLITY, &progress));
+        match done {
+            Ok(bytes) => freed += bytes,
+            Err(error) => {
+                tenant.note_failure(&error);
+                tracing::warn!(tenant = %tenant.id, %error, "giving room back failed");
+            }
+        }
+    }
+    format!("gave {} back", crate::text::bytes(freed))
+}
+
+fn scrub(gateway: &Arc<Gateway>) -> String {
+    let (mut damages, mut asked) = (0, 0);
+    for tenant in gateway.state.open_tenants() {
+        match tenant.store.scrub(SCRUB_TRANQUILLITY, &Progress::default()) {
+            Ok(found) => {
+                for damage in &found {
+                    tracing::error!(tenant = %tenant.id, pack = %damage.pack, what = damage.what, mended = damage.mended, "damage found");
+                    asked += ask_repairs(&tenant, &gateway.live, damage);
+                }
+                damages += found.len();
+            }
+            Err(error) => {
+                tenant.note_failure(&error);
+                tracing::warn!(tenant = %tenant.id, %error, "the scrub failed");
+            }
+        }
+    }
+    format!("found {damages} damages and asked for blocks of {asked} generations")
+}
+
+/// Asks the edges for the blocks that a damage took away; returns how many generations were asked about.
+pub(crate) fn ask_repairs(tenant: &TenantStore, live: &Live, damage: &Damage) -> usize {
+    let mut asked = 0;
+    for (generation, runs) in &damage.lost {
+        let known = tenant.store.generation(*generation).ok().flatten();
+        let lineage = known.and_then(|known| tenant.store.lineage(known.lineage).ok().flatten());
+        let Some(session) = lineage.and_then(|lineage| live.of_site(lineage.site?)) else { continue };
+        asked += 1;
+        for run in runs {
+            for first in (0..run.count).step_by(REPAIR_BLOCKS as usize) {
+                let count = (run.count - first).min(REPAIR_BLOCKS);
+                let part = dedupe::BlockRun { first: dedupe::BlockNumber(run.first.0 + first), count };
+                session.ask_repair(*generation, vec![part]);
+            }
+        }
+    }
+    asked
+}
+
+/// Listens with a new certificate, and drops what expired long ago.
+fn certificate(gateway: &Arc<Gateway>, endpoints: &[Endpoint]) -> String {
+    let (state, now) = (&gateway.state, gateway.state.now());
+    let long_ago = UnixMillis(now.0.saturating_sub(KEEP_EXPIRED.as_millis() as u64));
+    if let Err(error) = state.catalogue.tidy(long_ago) {
+        tracing::warn!(%error, "expired tokens and certificates could not be dropped");
+    }
+    let made = state.authorities().server_certificate(now);
+    let config = match made {
+        Ok(made) => server_config(state, &made).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match config {
+        Ok(config) => {
+            endpoints.iter().for_each(|endpoint| endpoint.set_server_config(Some(config.clone())));
+            "listens with a new certificate".into()
+        }
+        Err(why) => {
+            tracing::error!(why, "no new certificate could be made");
+            format!("could not make a new certificate: {why}")
+        }
+    }
+}
