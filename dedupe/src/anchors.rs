@@ -7,6 +7,7 @@
 use crate::error::StoreError;
 use crate::id::{BLOCK, BlockNumber, LineageId};
 use crate::index;
+use crate::resemblance;
 use crate::store::Store;
 use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata, WriteTransaction};
 
@@ -22,7 +23,7 @@ pub(crate) const DENSEST: u32 = 8;
 pub const BYTES_PER_ANCHOR: u64 = 36;
 
 /// One pseudo-random word per byte value (splitmix64). Part of the index's format.
-const GEAR: [u64; 256] = {
+pub(crate) const GEAR: [u64; 256] = {
     let mut table = [0; 256];
     let mut i = 0;
     while i < 256 {
@@ -123,6 +124,10 @@ impl Store {
         let mut table = transaction.open_table(index::ANCHORS)?;
         let mut keys = Vec::with_capacity(data.len() >> rate_log);
         scan(data, rate_log, |at, hash| keys.push(key(hash, Seen::new(lineage, order, blocks[at / BLOCK]))));
+        for (block, bytes) in blocks.iter().zip(data.chunks_exact(BLOCK)) {
+            let features = resemblance::features(bytes).into_iter().filter(|hash| hash >> (64 - rate_log) == 0);
+            keys.extend(features.map(|hash| key(hash, Seen::new(lineage, order, *block))));
+        }
         keys.sort_unstable();
         keys.dedup();
         for key in &keys {

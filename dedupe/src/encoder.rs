@@ -13,6 +13,7 @@ use crate::generation::Generation;
 use crate::id::{BLOCK, BlockNumber, BlockRun, GenerationId, LineageId, Mark, PackId, SlabNumber};
 use crate::index;
 use crate::parcel::{self, Copied, Header};
+use crate::resemblance;
 use crate::slab::Slab;
 use crate::storage::PackClass;
 use crate::store::{Store, View};
@@ -361,11 +362,7 @@ impl Encoder {
         presence: &mut Presence<'_>,
     ) -> Result<Vec<(usize, Vec<BlockRun>)>, StoreError> {
         let rate = self.store.anchor_rate()?;
-        let mut hashes = Vec::with_capacity(fresh.len() >> rate);
-        anchors::scan(fresh, rate, |_, hash| hashes.push(hash));
-        hashes.sort_unstable();
-        hashes.dedup();
-        let mut seen = self.store.anchors(&hashes)?;
+        let mut seen = self.seen(fresh, rate)?;
         let mut pairs = sources.resolve(&mut seen)?;
 
         let mut given: HashSet<Base> = HashSet::new();
@@ -402,6 +399,28 @@ impl Encoder {
             .chunk_by(|a, b| a.source() == b.source())
             .map(|part| (part[0].source(), runs_of(part.iter().map(|base| BlockNumber(base.block())))))
             .collect())
+    }
+
+    /// Where anchors of the new bytes were seen; and for blocks of which none was, where a resembling block was.
+    fn seen(&self, fresh: &[u8], rate: u32) -> Result<Vec<(u64, Seen)>, StoreError> {
+        let mut anchors = Vec::with_capacity(fresh.len() >> rate);
+        anchors::scan(fresh, rate, |at, hash| anchors.push((hash, at / BLOCK)));
+        let mut hashes: Vec<u64> = anchors.iter().map(|(hash, _)| *hash).collect();
+        hashes.sort_unstable();
+        hashes.dedup();
+        let mut seen = self.store.anchors(&hashes)?;
+        let found: HashSet<u64> = seen.iter().map(|(hash, _)| *hash).collect();
+        let mut covered = vec![false; fresh.len() / BLOCK];
+        for (hash, block) in anchors {
+            covered[block] |= found.contains(&hash);
+        }
+        let lone = fresh.chunks_exact(BLOCK).zip(covered).filter(|(_, covered)| !covered);
+        let features = lone.flat_map(|(block, _)| resemblance::features(block)).filter(|hash| hash >> (64 - rate) == 0);
+        let mut features: Vec<u64> = features.collect();
+        features.sort_unstable();
+        features.dedup();
+        seen.extend(self.store.anchors(&features)?);
+        Ok(seen)
     }
 
     /// A sparse index finds neighbourhoods; anchors sampled densely there, for this parcel only, find the blocks.

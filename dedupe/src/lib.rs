@@ -25,6 +25,7 @@ pub mod keys;
 pub mod pack;
 pub mod parcel;
 mod rebuild;
+mod resemblance;
 pub mod root;
 pub mod scrub;
 mod slab;
