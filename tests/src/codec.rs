@@ -121,6 +121,13 @@ impl Sender {
         Ok(capture.run(|| UnixMillis(1))?)
     }
 
+    /// The first parcel of a captured generation, without questions and bases.
+    pub fn first_parcel(&self, captured: &Captured) -> Result<Vec<u8>> {
+        let job = Job { base: None, target: captured.generation.id, cursor: BlockNumber(0), number: 0, plain: true };
+        let plan = self.encoder.plan(&job, &|_| false)?.context("an empty generation has no parcel")?;
+        Ok(self.encoder.encode(plan, Effort::Quick, &|_| false)?.bytes)
+    }
+
     /// Brings a captured generation to `receiver`, which verifies it.
     pub fn send(&mut self, captured: &Captured, receiver: &End, effort: Effort) -> Result<Figures> {
         let generation = &captured.generation;

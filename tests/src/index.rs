@@ -1,14 +1,14 @@
 //! The store's index at the size of 50 TB, without 50 TB: its own tables, filled with made-up rows.
 //!
 //! The file is made by [`dedupe::Store::open`], so its layout is the store's; rows go into the tables of samples and anchors as
-//! commits put them there: sorted, in batches, one durable transaction each. What is looked up goes through the store again.
+//! commits put them there: sorted, in batches, one durable transaction each.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use dedupe::{ByteCount, Keys, LocalPacks, Mark, Store, StoreOptions};
+use dedupe::{ByteCount, Keys, LocalPacks, Store, StoreOptions};
 use redb::{Database, ReadableDatabase, TableDefinition};
 use sluice_edge::budget::Budget;
 
@@ -140,21 +140,6 @@ impl IndexBench {
             Verdict::at_least(&of("look-ups, for 40 GB of new data in an hour"), needed.ceil(), rate, "look-ups/s"),
             Verdict::at_most(&of("peak RSS"), 1024.0, peak_rss()? as f64 / (1 << 20) as f64, "MiB"),
         ])
-    }
-
-    /// Look-ups through the store itself, of marks that are not there: what a question from a strange site costs.
-    pub fn questions(&self) -> Result<Verdict> {
-        let store = self.store()?;
-        let mut random = Random::new(9, 9);
-        let marks: Vec<Mark> = (0..LOOKUPS)
-            .map(|_| {
-                let noise = random.draw().to_le_bytes();
-                Mark([noise[0], noise[1], noise[2], noise[3], noise[4], noise[5]])
-            })
-            .collect();
-        let started = Instant::now();
-        store.find_marks(&marks).context("looking for marks")?;
-        Ok(Verdict::reported("marks asked, none held", LOOKUPS as f64 / started.elapsed().as_secs_f64(), "marks/s"))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Many branches at once: light edges, each with an identity, a store and a thin line of its own, against one real gateway.
 
+#![allow(clippy::disallowed_methods, reason = "it measures real time")]
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

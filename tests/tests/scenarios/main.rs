@@ -3,10 +3,13 @@
 //! One binary for all, because each links both daemons' libraries. Scenarios wait for events; the limits in them only bound how long a
 //! failure takes.
 
+#![allow(clippy::disallowed_methods, reason = "scenarios watch real time")]
+
 mod branch;
 mod clock;
 mod crashes;
 mod damage;
+mod garbage;
 mod identity;
 mod line;
 mod room;

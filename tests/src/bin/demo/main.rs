@@ -3,6 +3,8 @@
 //! Everything is real except the line: the gateway and the edge are processes of their own, with their certificates, stores and
 //! sockets; between them an emulated line drops, delays and queues packets as a leased line does.
 
+#![allow(clippy::disallowed_methods, reason = "it measures real time")]
+
 mod screen;
 
 use std::path::{Path, PathBuf};
