@@ -92,8 +92,17 @@ pub enum Outcome {
         /// Bytes given back; absent when nothing was to be done.
         freed_bytes: Option<u64>,
     },
-    /// Of [`Request::Scrub`]: one line per damage.
-    Scrubbed(Vec<String>),
+    /// Of [`Request::Scrub`]: what was damaged.
+    Scrubbed(Vec<Damaged>),
+}
+
+/// Something in the local store that was not as it was written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Damaged {
+    /// What, and what became of it.
+    pub what: String,
+    /// Whether it is whole again.
+    pub mended: bool,
 }
 
 /// Why the socket cannot be listened on.
@@ -221,12 +230,11 @@ pub async fn handle(daemon: &Daemon, request: Request, replies: &mpsc::Sender<Re
             let progress = Arc::new(Progress::default());
             let work = keeper::scrub(daemon, Pace(1.0), progress.clone());
             let damages = shown(work, &progress, "reading", replies).await?;
-            let line = |damage: &dedupe::Damage| {
-                let mended =
-                    if damage.mended { "mended from its copy" } else { "not mended: capture the volume again" };
-                format!("pack {}: {}; {mended}", damage.pack, damage.what)
+            let line = |damage: dedupe::Damage| {
+                let what = format!("pack {}: {}", damage.pack, damage.what);
+                Damaged { what, mended: damage.mended }
             };
-            Ok(Outcome::Scrubbed(damages.iter().map(line).collect()))
+            Ok(Outcome::Scrubbed(damages.into_iter().map(line).collect()))
         }
     }
 }

@@ -1,3 +1,5 @@
+#![allow(clippy::disallowed_methods, reason = "tests ask for the time themselves")]
+
 use super::*;
 use crate::source::careful::tests::Failing;
 use crate::source::file::FileSource;

@@ -356,8 +356,11 @@ async fn scrub(config: &Config) -> anyhow::Result<ExitCode> {
         println!("the local store is whole");
         return Ok(ExitCode::SUCCESS);
     }
-    damages.iter().for_each(|damage| println!("{damage}"));
-    Ok(ExitCode::FAILURE)
+    for damage in &damages {
+        println!("{}; {}", damage.what, if damage.mended { "mended" } else { "not mended: capture the volumes again" });
+    }
+    let whole = damages.iter().all(|damage| damage.mended);
+    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Prints the root as `b3sum` does.

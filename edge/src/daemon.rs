@@ -232,6 +232,12 @@ impl Daemon {
             Some(inner) => Daemon(inner).sign_of_life(),
             None => wire::message::EdgeStatus::default(),
         }));
+        let store = Arc::downgrade(&shared.disk.store);
+        shared.link.set_repairs(Arc::new(move |generation, blocks| {
+            let made = store.upgrade().map(|store| store.blocks_parcel(generation, blocks));
+            // Not here, or damaged here too: the empty answer says so.
+            made.and_then(Result::ok).flatten().unwrap_or_default()
+        }));
         shared.tracker.spawn(shared.link.clone().run(stop.clone()));
         shared.tracker.spawn(self.clone().watch_line());
         shared.tracker.spawn(keeper::run(self.clone(), stop));

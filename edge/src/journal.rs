@@ -309,14 +309,14 @@ mod tests {
         let lineage = LineageId::random();
         let journal = Journal::open(&path).unwrap();
         let generation = GenerationId::random();
-        journal.set_unreadable(generation, &[512..1024]).unwrap();
+        journal.set_unreadable(generation, &[512..1024, 2048..2560]).unwrap();
         for byte in 1..=5 {
             journal.acknowledge(lineage, acknowledged(byte)).unwrap();
         }
         drop(journal);
         let journal = Journal::open(&path).unwrap();
         assert_eq!(journal.acknowledged(lineage).unwrap(), [5, 4, 3].map(acknowledged));
-        assert_eq!(journal.unreadable(generation).unwrap(), [512..1024]);
+        assert_eq!(journal.unreadable(generation).unwrap(), [512..1024, 2048..2560]);
         assert_eq!(journal.unreadable(GenerationId::random()).unwrap(), []);
     }
 

@@ -2,7 +2,7 @@
 
 use crate::daemon::{Daemon, DaemonError};
 use crate::pipeline::blocking;
-use dedupe::{Damage, GcPlan, Pace, Progress};
+use dedupe::{BLOCK, BlockNumber, BlockRun, Damage, GcPlan, LEAF, Pace, Progress};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -59,8 +59,90 @@ pub(crate) async fn sweep(daemon: &Daemon, pace: Pace, progress: Arc<Progress>) 
     Ok((plan, freed?))
 }
 
-/// Reads everything again; what is damaged and has a second copy is mended.
+/// Reads everything again; what is damaged is mended from its second copy, or with blocks from the gateway while there is a session.
 pub(crate) async fn scrub(daemon: &Daemon, pace: Pace, progress: Arc<Progress>) -> Result<Vec<Damage>, DaemonError> {
     let disk = daemon.disk().clone();
-    Ok(blocking(move || disk.store.scrub(pace, &progress)).await?)
+    let mut damages = blocking(move || disk.store.scrub(pace, &progress)).await?;
+    for damage in damages.iter_mut().filter(|damage| !damage.mended) {
+        if damage.lost.is_empty() {
+            damage.what += "; no block was found that needs it";
+            continue;
+        }
+        match mend(daemon, damage).await {
+            Ok(()) => {
+                damage.mended = true;
+                damage.what += ", brought back from the gateway";
+            }
+            Err(why) => damage.what += &format!(", not brought back from the gateway: {why}"),
+        }
+    }
+    Ok(damages)
+}
+
+/// Asks the gateway for all blocks that were lost.
+async fn mend(daemon: &Daemon, damage: &Damage) -> Result<(), String> {
+    let session = daemon.link().sessions().borrow().clone();
+    let session = session.ok_or("there is no session with it")?;
+    for (generation, runs) in &damage.lost {
+        for blocks in in_frames(runs) {
+            let parcel = session.fetch(*generation, blocks).await.map_err(|error| error.to_string())?;
+            if parcel.is_empty() {
+                return Err(format!("it has not all blocks of generation {generation}"));
+            }
+            let (disk, generation) = (daemon.disk().clone(), *generation);
+            blocking(move || disk.store.repair(generation, &parcel)).await.map_err(|error| error.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// Cuts runs into questions whose answers fit a frame even where the blocks cannot be compressed: 48 blocks are 192 of 256 KiB. The blocks of one leaf stay
+/// together: they are proved by it.
+fn in_frames(runs: &[BlockRun]) -> Vec<Vec<BlockRun>> {
+    const BLOCKS: u64 = 48;
+    const PER_LEAF: u64 = (LEAF / BLOCK) as u64;
+    let mut questions: Vec<Vec<BlockRun>> = Vec::new();
+    let (mut asked, mut leaf) = (0, None);
+    for run in runs {
+        let end = run.first.0 + run.count;
+        let mut first = run.first.0;
+        while first < end {
+            let next = (first / PER_LEAF + 1) * PER_LEAF;
+            let count = next.min(end) - first;
+            let is_new_leaf = leaf.replace(first / PER_LEAF) != Some(first / PER_LEAF);
+            if questions.is_empty() || (is_new_leaf && asked + PER_LEAF > BLOCKS) {
+                questions.push(Vec::new());
+                asked = 0;
+            }
+            let question = questions.last_mut().expect("one was pushed when there was none");
+            match question.last_mut() {
+                Some(last) if last.first.0 + last.count == first => last.count += count,
+                _ => question.push(BlockRun { first: BlockNumber(first), count }),
+            }
+            (first, asked) = (first + count, asked + count);
+        }
+    }
+    questions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_are_cut_between_leaves_without_losing_a_block() {
+        let run = |first, count| BlockRun { first: BlockNumber(first), count };
+        let questions = in_frames(&[run(3, 2), run(6, 100), run(108, 1), run(500, 1)]);
+        assert_eq!(
+            questions,
+            [vec![run(3, 2), run(6, 42)], vec![run(48, 48)], vec![run(96, 10), run(108, 1), run(500, 1)]]
+        );
+        assert!(in_frames(&[]).is_empty());
+        // Scattered halves of leaves: no leaf is in two questions.
+        let scattered: Vec<_> = (0..100).flat_map(|leaf| [run(leaf * 8, 3), run(leaf * 8 + 5, 2)]).collect();
+        let questions = in_frames(&scattered);
+        let leaves: Vec<Vec<u64>> = questions.iter().map(|q| q.iter().map(|run| run.first.0 / 8).collect()).collect();
+        assert!(leaves.windows(2).all(|pair| pair[0].last() < pair[1].first()), "{leaves:?}");
+        assert!(questions.iter().all(|q| q.iter().map(|run| run.count).sum::<u64>() <= 48));
+    }
 }

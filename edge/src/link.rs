@@ -17,7 +17,7 @@ pub use session::{AskError, Session};
 use crate::config::Config;
 use crate::identity::{Identity, IdentityFileError};
 use backoff::{Backoff, Trouble};
-use dedupe::{LineageId, UnixMillis};
+use dedupe::{BlockRun, GenerationId, LineageId, UnixMillis};
 use serde::{Deserialize, Serialize};
 use shaping::{MeterReading, Role, ShapedSocket, Shaper};
 use std::collections::HashMap;
@@ -165,7 +165,11 @@ struct Inner {
     endpoints: Mutex<HashMap<bool, Ends>>,
     pub(crate) listeners: Mutex<HashMap<LineageId, Listener>>,
     status: Mutex<Option<StatusSource>>,
+    repairs: Mutex<Option<RepairSource>>,
 }
+
+/// Makes the parcel for a repair at the gateway; empty when the blocks are not here. Blocks.
+pub(crate) type RepairSource = Arc<dyn Fn(GenerationId, &[BlockRun]) -> Vec<u8> + Send + Sync>;
 
 /// Makes the minute's sign of life.
 pub(crate) type StatusSource = Box<dyn Fn() -> wire::message::EdgeStatus + Send + Sync>;
@@ -194,6 +198,7 @@ impl Link {
             endpoints: Mutex::default(),
             listeners: Mutex::default(),
             status: Mutex::new(None),
+            repairs: Mutex::new(None),
         }))
     }
 
@@ -246,6 +251,11 @@ impl Link {
     /// Where the minute's sign of life comes from.
     pub(crate) fn set_status(&self, source: StatusSource) {
         *lock(&self.0.status) = Some(source);
+    }
+
+    /// Where blocks for the gateway's repairs come from.
+    pub(crate) fn set_repairs(&self, source: RepairSource) {
+        *lock(&self.0.repairs) = Some(source);
     }
 
     /// Dials and keeps sessions until `stop`. Returns when everything of the line is closed.
@@ -361,6 +371,8 @@ impl Link {
             FromGateway::Bye { why } => return Err(LinkError::Bye(why)),
             _ => return Err(LinkError::Unexpected("the hello")),
         };
+        // At once: should the data connection not come about, the next attempt goes to where the gateway is.
+        self.learn(identity, &welcome);
 
         let rate = self.0.shaper.rate();
         let data = if rate.is_open() {
@@ -404,7 +416,6 @@ impl Link {
         stop: &CancellationToken,
     ) -> LinkError {
         let Connected { control, data, writer, reader, welcome, version } = connected;
-        self.learn(identity, &welcome);
         let (gateway, version_text) = (welcome.software.clone(), format!("{version:?}"));
         let state = LinkState::Connected { address: address.to_owned(), version: version_text, gateway };
         tracing::info!(address, ?version, gateway = welcome.software, "session with a gateway");

@@ -61,12 +61,15 @@ impl Shared {
     }
 }
 
+/// The next parcel with the marks to ask for first; nothing when all is coded; or why it could not be planned.
+type Planned = Result<Option<(Box<Plan>, Vec<Mark>)>, String>;
+
 /// What happened to a volume.
 enum Input {
     Captured(Target),
     Said(FromGateway),
     /// Of the coder, with its attempt and its permit.
-    Planned(u64, OwnedSemaphorePermit, Result<Option<(Box<Plan>, Vec<Mark>)>, String>, Duration),
+    Planned(u64, OwnedSemaphorePermit, Planned, Duration),
     Answered(u64, Vec<FoundMarks>),
     Encoded(u64, OwnedSemaphorePermit, Effort, Result<Box<Encoded>, String>),
     /// Of a parcel on the line, with the number of its flight.
@@ -484,13 +487,7 @@ impl Pipeline {
         held
     }
 
-    async fn planned(
-        &mut self,
-        attempt: u64,
-        permit: OwnedSemaphorePermit,
-        planned: Result<Option<(Box<Plan>, Vec<Mark>)>, String>,
-        cpu: Duration,
-    ) {
+    async fn planned(&mut self, attempt: u64, permit: OwnedSemaphorePermit, planned: Planned, cpu: Duration) {
         let event = match planned {
             Ok(None) => CoderEvent::NothingLeft,
             Ok(Some((plan, marks))) => {

@@ -1,3 +1,5 @@
+#![allow(clippy::disallowed_methods, reason = "tests ask for the time themselves")]
+
 use super::*;
 use crate::journal::{Acknowledged, Cost, Sending};
 use crate::sender::{Job, Line};

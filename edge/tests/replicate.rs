@@ -1,5 +1,7 @@
 //! The whole edge against a small gateway made of `wire` and `dedupe`: enrolment, sessions, parcels, refusals, cuts.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod small_gateway;
 
 use dedupe::ByteOffset;
@@ -272,4 +274,39 @@ async fn the_command_line_asks_the_running_daemon() {
     assert!(matches!(ask(&state, &Request::Scrub, |_| ()).await, Ok(Outcome::Scrubbed(damages)) if damages.is_empty()));
     edge.daemon.shutdown().await;
     assert!(matches!(ask(&state, &Request::Status, |_| ()).await, Err(AskError::NotRunning(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_in_a_pack_is_mended_from_the_gateway() {
+    use sluice_edge::admin::{Outcome, Request, ask};
+    let gateway = SmallGateway::start().await;
+    let mut edge = Edge::start(&gateway).await;
+    edge.add("disk", &volume(6 << 20, 8)).await;
+    edge.replicate(&gateway, "disk").await;
+    let config = edge.daemon.config().clone();
+    edge.daemon.shutdown().await;
+    let packs = std::fs::read_dir(config.state.join("store/packs")).unwrap();
+    let packs: Vec<PathBuf> = packs.flat_map(|entry| walk(entry.unwrap().path())).collect();
+    let largest = packs.iter().max_by_key(|path| std::fs::metadata(path).unwrap().len()).unwrap();
+    let mut bytes = std::fs::read(largest).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(largest, bytes).unwrap();
+
+    edge.daemon = Daemon::start(config.clone()).await.unwrap();
+    let mut sessions = edge.daemon.link().sessions();
+    tokio::time::timeout(PATIENCE, sessions.wait_for(Option::is_some)).await.unwrap().unwrap();
+    let Ok(Outcome::Scrubbed(damages)) = ask(&config.state, &Request::Scrub, |_| ()).await else { panic!("no answer") };
+    assert!(!damages.is_empty() && damages.iter().all(|damage| damage.mended), "{damages:?}");
+    let Ok(Outcome::Scrubbed(damages)) = ask(&config.state, &Request::Scrub, |_| ()).await else { panic!("no answer") };
+    // The bad chunk lies in its pack until a sweep rewrites that; nothing names it any more.
+    assert!(damages.iter().all(|damage| damage.what.contains("no block was found that needs it")), "{damages:?}");
+    edge.daemon.shutdown().await;
+}
+
+fn walk(path: PathBuf) -> Vec<PathBuf> {
+    if path.is_dir() {
+        return std::fs::read_dir(path).unwrap().flat_map(|entry| walk(entry.unwrap().path())).collect();
+    }
+    vec![path]
 }

@@ -2,7 +2,7 @@
 
 use super::{Link, LinkError, lock};
 use crate::identity::Identity;
-use dedupe::{FoundMarks, Mark};
+use dedupe::{BlockRun, FoundMarks, GenerationId, Mark};
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,12 +10,14 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use wire::clock::machine_time;
-use wire::message::{Answer, Ask, Found, FromEdge, FromGateway, MAX_MARKS};
+use wire::message::{Answer, Ask, Found, FromEdge, FromGateway, MAX_FRAME, MAX_MARKS};
 use wire::stream::{FrameReader, FrameWriter};
 use wire::version::Version;
 
 /// Messages that wait for the control connection. Each is small, and who fills this queue waits.
 const OUTBOX: usize = 32;
+/// Bytes of a repair that fit a frame with the rest of their message.
+const MAX_REPAIR: usize = MAX_FRAME - 256;
 /// Between two signs of life.
 const STATUS_EVERY: Duration = Duration::from_secs(60);
 /// Between two looks whether the certificate is due for renewal; also how long an answer may take before it is asked again.
@@ -29,6 +31,7 @@ pub struct Session {
     version: Version,
     outbox: mpsc::Sender<FromEdge>,
     questions: Mutex<HashMap<u64, oneshot::Sender<Vec<Found>>>>,
+    fetches: Mutex<HashMap<u64, oneshot::Sender<Vec<u8>>>>,
     next_question: AtomicU64,
     ended: CancellationToken,
 }
@@ -51,6 +54,7 @@ impl Session {
             version,
             outbox,
             questions: Mutex::default(),
+            fetches: Mutex::default(),
             next_question: AtomicU64::new(1),
             ended: CancellationToken::new(),
         };
@@ -110,9 +114,22 @@ impl Session {
         Ok(found)
     }
 
+    /// Asks for blocks of a sealed generation, few enough for one frame. Returns a parcel for [`dedupe::Store::repair`]; empty when the gateway has them no more.
+    pub async fn fetch(&self, generation: GenerationId, blocks: Vec<BlockRun>) -> Result<Vec<u8>, AskError> {
+        let id = self.next_question.fetch_add(1, Ordering::Relaxed);
+        let (answer, answered) = oneshot::channel();
+        lock(&self.fetches).insert(id, answer);
+        self.say(FromEdge::Fetch { id, generation, blocks }).await;
+        tokio::select! {
+            parcel = answered => parcel.map_err(|_| AskError),
+            () = self.ended.cancelled() => Err(AskError),
+        }
+    }
+
     pub(super) fn end(&self) {
         self.ended.cancel();
         lock(&self.questions).clear();
+        lock(&self.fetches).clear();
     }
 
     fn answered(&self, answer: Answer) {
@@ -182,9 +199,20 @@ impl Parts<'_> {
                     tracing::warn!(%error, "cannot store the gateway's addresses");
                 }
             }
-            FromGateway::RepairWanted { id, generation, .. } => {
-                // Nothing here can code single blocks yet: an empty answer says so, and the gateway looks elsewhere.
-                self.session.say(FromEdge::Repair { id, generation, parcel: Vec::new() }).await;
+            FromGateway::RepairWanted { id, generation, blocks } => {
+                let source = lock(&self.link.0.repairs).clone();
+                let parcel = match source {
+                    Some(source) => crate::pipeline::blocking(move || source(generation, &blocks)).await,
+                    None => Vec::new(),
+                };
+                // An empty one says that it cannot be had here.
+                let parcel = if parcel.len() > MAX_REPAIR { Vec::new() } else { parcel };
+                self.session.say(FromEdge::Repair { id, generation, parcel }).await;
+            }
+            FromGateway::Blocks { id, parcel } => {
+                if let Some(waiting) = lock(&self.session.fetches).remove(&id) {
+                    let _ = waiting.send(parcel);
+                }
             }
             FromGateway::Held { lineage, .. } => {
                 let listener = lock(&self.link.0.listeners).get(&lineage).cloned();
@@ -199,7 +227,7 @@ impl Parts<'_> {
                     let _ = listener.send(message.clone()).await;
                 }
             }
-            FromGateway::Blocks { .. } | FromGateway::Welcome(_) | FromGateway::Bye { .. } => {}
+            FromGateway::Welcome(_) | FromGateway::Bye { .. } => {}
         }
     }
 

@@ -1,5 +1,7 @@
 //! A gateway of one site, small enough to be told to misbehave: real connections, real store, no rules but those of the protocol.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "part of a test")]
+
 use dedupe::{
     Draft, GenerationId, Keys, Lineage, LocalPacks, NewGeneration, SiteId, Store, StoreOptions, TenantId, UnixMillis,
 };
@@ -232,6 +234,10 @@ impl SmallGateway {
                     first: run.first,
                 });
                 FromGateway::Answer(Answer { id: ask.id, found: found.collect() })
+            }
+            FromEdge::Fetch { id, generation, blocks } => {
+                let parcel = store.blocks_parcel(generation, &blocks).unwrap().unwrap_or_default();
+                FromGateway::Blocks { id, parcel }
             }
             _ => return None,
         })
