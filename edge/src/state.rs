@@ -128,7 +128,7 @@ impl State {
         Ok(self.put_lineage(&entry)?)
     }
 
-    /// Removes a volume with what is spooled of it. Its captured generations are left to the sweep.
+    /// Removes a volume with what is spooled of it. Its captured generations stay in the local store.
     pub fn remove_volume(&self, name: &str) -> Result<VolumeEntry, StateError> {
         let removed = self.volumes().remove(name)?;
         self.spool.forget(removed.lineage)?;
