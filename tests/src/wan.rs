@@ -153,6 +153,8 @@ impl Site {
         let mut edge = world.edge(&volume.name, EdgeOptions { extra, ..EdgeOptions::default() })?;
         edge.enrol(&gateway.token(&volume.name)?)?;
         edge.start()?;
+        // A volume is added only if its source can be opened.
+        source.show(&volume.images[0])?;
         edge.add_volume("disk", &source.path)?;
         Ok(Self { edge, source, rebuilt: folder.join("rebuilt.img"), up: 0, down: 0 })
     }
