@@ -57,13 +57,13 @@ struct TokenRow {
     site: SiteId,
     hash: SecretHash,
     valid_until: UnixMillis,
-    /// The request that used it up and the certificate that it got: an edge whose answer was lost asks again with the same key.
+    /// The key that used it up and the certificate that it got: an edge whose answer was lost asks again.
     used: Option<Used>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Used {
-    request: [u8; 32],
+    key: [u8; 32],
     certificate: Vec<u8>,
 }
 
@@ -305,12 +305,13 @@ impl Catalogue {
 
     /// Uses a token up: checks it, has a certificate signed, revokes what the site had before. All or nothing.
     ///
-    /// The same token with the same request gets the same certificate again, as long as it is not expired: the answer may have been lost.
+    /// The same token with the same key (its name, see [`wire::identity::Authority::key_of`]) gets the same certificate again, as long
+    /// as the token is not expired: the answer may have been lost.
     pub fn enrol<E>(
         &self,
         token: &[u8; 16],
         secret: &Secret,
-        request: &[u8],
+        key: [u8; 32],
         now: UnixMillis,
         sign: impl FnOnce(&Site) -> Result<NewCertificate, E>,
     ) -> Result<Result<Enrolled, E>, CatalogueError> {
@@ -327,9 +328,8 @@ impl Catalogue {
             }
             let site = sites.get(row.site.0.as_slice())?.map(|row| row.value().to_vec());
             let mut site: Site = decode(&site.ok_or(CatalogueError::Corrupt("tokens"))?, "sites")?;
-            let hash: [u8; 32] = blake3::hash(request).into();
             if let Some(used) = row.used {
-                return match used.request == hash {
+                return match used.key == key {
                     true => Ok(Ok(Enrolled { site, certificate: used.certificate })),
                     false => Err(CatalogueError::Token("used already")),
                 };
@@ -341,7 +341,7 @@ impl Catalogue {
             revoke_certificates(&commit, site.id, now)?;
             insert_certificate(&commit, site.id, &new)?;
             site.revoked = None;
-            row.used = Some(Used { request: hash, certificate: new.certificate.clone() });
+            row.used = Some(Used { key, certificate: new.certificate.clone() });
             tokens.insert(token.as_slice(), encode(&row).as_slice())?;
             sites.insert(site.id.0.as_slice(), encode(&site).as_slice())?;
             Enrolled { site, certificate: new.certificate }
@@ -499,12 +499,12 @@ mod tests {
     fn enrol(
         catalogue: &Catalogue,
         token: &Token,
-        request: &[u8],
+        key: u8,
         number: u8,
         now: UnixMillis,
     ) -> Result<Enrolled, CatalogueError> {
         let sign = |_: &Site| Ok::<_, std::convert::Infallible>(certificate(number));
-        catalogue.enrol(&token.id, &token.secret, request, now, sign).map(|signed| signed.unwrap())
+        catalogue.enrol(&token.id, &token.secret, [key; 32], now, sign).map(|signed| signed.unwrap())
     }
 
     #[test]
@@ -513,11 +513,11 @@ mod tests {
         let tenant = catalogue.tenant("bank", NOW).unwrap();
         let token = token();
         let site = catalogue.add_token(&tenant, "b1", &token, UnixMillis(NOW.0 + 10), NOW).unwrap();
-        assert_eq!(enrol(&catalogue, &token, b"request", 1, NOW).unwrap().certificate, [1]);
+        assert_eq!(enrol(&catalogue, &token, 1, 1, NOW).unwrap().certificate, [1]);
         assert!(catalogue.accepts(site.id, Serial([1; 16])).unwrap());
-        let again = enrol(&catalogue, &token, b"request", 2, NOW).unwrap();
+        let again = enrol(&catalogue, &token, 1, 2, NOW).unwrap();
         assert_eq!(again.certificate, [1], "the answer was lost, the certificate is the same");
-        let other = enrol(&catalogue, &token, b"another key", 3, NOW).unwrap_err();
+        let other = enrol(&catalogue, &token, 2, 3, NOW).unwrap_err();
         assert_eq!(other.to_string(), "the token is not valid: it is used already");
     }
 
@@ -527,15 +527,15 @@ mod tests {
         let tenant = catalogue.tenant("bank", NOW).unwrap();
         let good = token();
         catalogue.add_token(&tenant, "b1", &good, UnixMillis(NOW.0 + 10), NOW).unwrap();
-        let late = enrol(&catalogue, &good, b"r", 1, UnixMillis(NOW.0 + 11)).unwrap_err();
+        let late = enrol(&catalogue, &good, 1, 1, UnixMillis(NOW.0 + 11)).unwrap_err();
         assert!(matches!(late, CatalogueError::Token("expired")));
-        assert!(matches!(enrol(&catalogue, &token(), b"r", 1, NOW).unwrap_err(), CatalogueError::Token("unknown")));
+        assert!(matches!(enrol(&catalogue, &token(), 1, 1, NOW).unwrap_err(), CatalogueError::Token("unknown")));
         let forged = Token { secret: Secret::new([7; 32]), ..good.clone() };
         assert!(matches!(
-            enrol(&catalogue, &forged, b"r", 1, NOW).unwrap_err(),
+            enrol(&catalogue, &forged, 1, 1, NOW).unwrap_err(),
             CatalogueError::Token("presented with a wrong secret")
         ));
-        assert!(enrol(&catalogue, &good, b"r", 1, NOW).is_ok(), "and the good one still works");
+        assert!(enrol(&catalogue, &good, 1, 1, NOW).is_ok(), "and the good one still works");
     }
 
     #[test]
@@ -544,11 +544,11 @@ mod tests {
         let tenant = catalogue.tenant("bank", NOW).unwrap();
         let (first, second) = (token(), token());
         let site = catalogue.add_token(&tenant, "b1", &first, UnixMillis(NOW.0 + 10), NOW).unwrap();
-        enrol(&catalogue, &first, b"r1", 1, NOW).unwrap();
+        enrol(&catalogue, &first, 1, 1, NOW).unwrap();
         let same = catalogue.add_token(&tenant, "b1", &second, UnixMillis(NOW.0 + 10), NOW).unwrap();
         assert_eq!(same.id, site.id);
         assert!(catalogue.accepts(site.id, Serial([1; 16])).unwrap(), "a token alone changes nothing");
-        enrol(&catalogue, &second, b"r2", 2, NOW).unwrap();
+        enrol(&catalogue, &second, 2, 2, NOW).unwrap();
         assert!(!catalogue.accepts(site.id, Serial([1; 16])).unwrap());
         catalogue.add_certificate(site.id, &certificate(3)).unwrap();
         assert!(
@@ -590,7 +590,7 @@ mod tests {
         let copy = Catalogue::open(&path).unwrap();
         assert_eq!(copy.sites().unwrap(), catalogue.sites().unwrap());
         assert_eq!(copy.addresses().unwrap(), ["gw:1"]);
-        assert!(enrol(&copy, &token, b"r", 1, NOW).is_ok());
+        assert!(enrol(&copy, &token, 1, 1, NOW).is_ok());
         assert_eq!(catalogue.tidy(UnixMillis(NOW.0 + 10)).unwrap(), 0);
         assert_eq!(catalogue.tidy(UnixMillis(NOW.0 + 11)).unwrap(), 1);
     }

@@ -112,7 +112,7 @@ async fn receive(
     }
     // Revoked or abandoned meanwhile: what arrived is taken in no more.
     session.receiving(announced.generation).ok_or_else(not_received)?;
-    gateway.pool.take_in(&receiving, announced.number, part).await.map_err(Stop::Refuse)
+    gateway.pool.take_in(&session.tenant, &receiving, announced.number, part).await.map_err(Stop::Refuse)
 }
 
 /// Takes the parcel's bytes from where they broke off last time to their end, durable.

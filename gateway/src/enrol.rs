@@ -8,7 +8,7 @@ use quinn::Connection;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use wire::identity::{Bearer, IdentityError};
+use wire::identity::{Authority, Bearer, IdentityError};
 use wire::message::{EnrolReply, EnrolRequest, Refusal};
 use wire::stream::{self, CloseCode};
 use wire::token::{Secret, Token};
@@ -94,6 +94,7 @@ fn told(error: &EnrolError) -> String {
 type Papers = (Site, Vec<u8>, Vec<Vec<u8>>);
 
 fn enrol(state: &State, token: &[u8; 16], secret: &Secret, request: &[u8]) -> Result<Papers, EnrolError> {
+    let key = Authority::key_of(request)?;
     let authorities = state.authorities();
     let now = state.now();
     let sign = |site: &Site| -> Result<NewCertificate, IdentityError> {
@@ -101,7 +102,7 @@ fn enrol(state: &State, token: &[u8; 16], secret: &Secret, request: &[u8]) -> Re
         let issued = authorities.sign_edge(request, bearer, now, state.certificate_validity)?;
         Ok(NewCertificate { certificate: issued.certificate, serial: issued.serial, valid_until: issued.valid_until })
     };
-    let Enrolled { site, certificate } = state.catalogue.enrol(token, secret, request, now, sign)??;
+    let Enrolled { site, certificate } = state.catalogue.enrol(token, secret, key, now, sign)??;
     Ok((site, certificate, authorities.trusted()))
 }
 

@@ -41,7 +41,6 @@ pub struct Pool {
 pub struct Receiving {
     /// Its draft in the store.
     pub draft: Arc<Draft>,
-    tenant: Arc<TenantStore>,
     lineage: LineageId,
     /// Number of the parcel that is due.
     next: watch::Sender<u32>,
@@ -99,18 +98,24 @@ impl Pool {
     }
 
     /// Decodes, verifies and stores a parcel that arrived whole. When it returns `Ok` the parcel is durable, and its part is gone.
-    pub async fn take_in(&self, receiving: &Arc<Receiving>, number: u32, part: Part) -> Result<(), Refusal> {
+    pub async fn take_in(
+        &self,
+        tenant: &Arc<TenantStore>,
+        receiving: &Arc<Receiving>,
+        number: u32,
+        part: Part,
+    ) -> Result<(), Refusal> {
         receiving.wait_for_turn(number).await?;
         let _turn = receiving.turn.lock().await;
         if receiving.due() > number {
             return part.remove().map_err(file_refusal); // taken in meanwhile, over another connection
         }
         let permit = self.permits.clone().acquire_owned().await.expect("the pool is never closed");
-        let (receiving, metrics) = (receiving.clone(), self.metrics.clone());
+        let (tenant, receiving, metrics) = (tenant.clone(), receiving.clone(), self.metrics.clone());
         let work = move || {
             let _permit = permit;
             let timer = metrics.ingest_seconds.start_timer();
-            let taken = take_in(&receiving, number, &part);
+            let taken = take_in(&tenant, &receiving, number, &part);
             drop(timer);
             if let Ok((report, len)) = &taken {
                 metrics.parcels.inc();
@@ -123,7 +128,12 @@ impl Pool {
     }
 }
 
-fn take_in(receiving: &Receiving, number: u32, part: &Part) -> Result<(IngestReport, u64), Refusal> {
+fn take_in(
+    tenant: &TenantStore,
+    receiving: &Receiving,
+    number: u32,
+    part: &Part,
+) -> Result<(IngestReport, u64), Refusal> {
     dedupe::crash_point("gateway.ingest.before");
     let bytes = match part.read_whole() {
         Ok(bytes) => bytes,
@@ -142,7 +152,7 @@ fn take_in(receiving: &Receiving, number: u32, part: &Part) -> Result<(IngestRep
             }
             Ok((report, bytes.len() as u64))
         }
-        Err(error) => Err(refuse_parcel(&receiving.tenant, error, part)),
+        Err(error) => Err(refuse_parcel(tenant, error, part)),
     }
 }
 
@@ -160,12 +170,15 @@ fn refuse_parcel(tenant: &TenantStore, error: IngestError, part: &Part) -> Refus
 }
 
 /// Makes a volume known, and says what is held of it. Blocks.
+///
+/// Of another site's volume nothing is said and nothing noted; its offers are refused as foreign, and the session's other volumes go on.
 pub fn announce(tenant: &TenantStore, site: SiteId, offer: &VolumeOffer) -> Result<FromGateway, Refusal> {
     check_name(&offer.name).map_err(|error| Refusal::Protocol(error.to_string()))?;
     let failed = |error| store_refusal(tenant, error);
     let known = tenant.store.lineage(offer.lineage).map_err(failed)?;
     if known.as_ref().is_some_and(|known| known.site != Some(site)) {
-        return Err(Refusal::Foreign);
+        tracing::warn!(%site, lineage = %offer.lineage, "a site announced a volume of another site");
+        return Ok(FromGateway::Held { lineage: offer.lineage, sealed: Vec::new(), draft: None });
     }
     let fork_of = known.as_ref().and_then(|known| known.fork_of);
     let lineage = Lineage { id: offer.lineage, kind: offer.kind, name: offer.name.clone(), site: Some(site), fork_of };
@@ -227,7 +240,6 @@ pub fn prepare(
         let next = watch::Sender::new(draft.next_parcel());
         Ok(Receiving {
             draft,
-            tenant: tenant.clone(),
             lineage: offer.lineage,
             next,
             turn: tokio::sync::Mutex::default(),

@@ -104,7 +104,8 @@ impl Live {
             sessions.remove(&session.site);
         }
         drop(sessions);
-        session.close(CloseCode::Done, "the control connection ended");
+        // The control connection closes itself, once its last message has arrived.
+        session.close_data(CloseCode::Done, "the control connection ended");
         self.count();
     }
 
@@ -238,6 +239,10 @@ impl LiveSession {
 
     fn close(&self, code: CloseCode, why: &str) {
         stream::close(&self.control, code, why);
+        self.close_data(code, why);
+    }
+
+    fn close_data(&self, code: CloseCode, why: &str) {
         if let Some(data) = self.lock_data().take() {
             stream::close(&data, code, why);
         }

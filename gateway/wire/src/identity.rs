@@ -7,7 +7,7 @@
 use dedupe::{SiteId, TenantId, UnixMillis};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::fmt;
@@ -234,17 +234,19 @@ impl Authority {
 
     /// Signs a certificate for the key in an edge's request. Everything else in the request is ignored.
     pub fn sign_edge(&self, request: &[u8], bearer: Bearer, valid_until: UnixMillis) -> Result<Issued, IdentityError> {
-        if request.len() > MAX_CERTIFICATE {
-            return Err(IdentityError::Request(rcgen::Error::CouldNotParseCertificationRequest));
-        }
-        let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(request))
-            .map_err(IdentityError::Request)?;
+        let request = read_request(request)?;
         let serial = Serial::random();
         let mut params = params("sluice edge", serial, valid_until);
         params.subject_alt_names = vec![SanType::URI(bearer.uri().try_into().expect("ids are ASCII"))];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let signed = params.signed_by(&request.public_key, &self.issuer).map_err(IdentityError::Sign)?;
         Ok(Issued { certificate: signed.der().to_vec(), serial, valid_until: whole_second(valid_until) })
+    }
+
+    /// Names the key that a certificate request is for, after checking that the requester has it. Two requests for one key differ in their
+    /// signatures, so a request itself names nothing.
+    pub fn key_of(request: &[u8]) -> Result<[u8; 32], IdentityError> {
+        Ok(blake3::hash(read_request(request)?.public_key.der_bytes()).into())
     }
 
     /// Signs a certificate with [`SERVER_NAME`] for a gateway's key.
@@ -262,6 +264,14 @@ impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Authority({})", data_encoding::HEXLOWER.encode(&self.fingerprint()))
     }
+}
+
+fn read_request(request: &[u8]) -> Result<CertificateSigningRequestParams, IdentityError> {
+    if request.len() > MAX_CERTIFICATE {
+        return Err(IdentityError::Request(rcgen::Error::CouldNotParseCertificationRequest));
+    }
+    CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(request))
+        .map_err(IdentityError::Request)
 }
 
 /// What all our certificates have in common.
@@ -319,6 +329,9 @@ mod tests {
         assert_eq!(peer.valid_until, UnixMillis(1_900_000_000_000));
         assert!(key.fits(&issued.certificate));
         assert!(!Key::generate().unwrap().fits(&issued.certificate));
+        let [one, again, other] = [&key, &key, &Key::generate().unwrap()].map(|key| key.request().unwrap());
+        assert_eq!(Authority::key_of(&one).unwrap(), Authority::key_of(&again).unwrap());
+        assert_ne!(Authority::key_of(&one).unwrap(), Authority::key_of(&other).unwrap());
         assert_eq!(peer.renew_at(Duration::from_secs(900)), UnixMillis(1_900_000_000_000 - 300_000));
     }
 

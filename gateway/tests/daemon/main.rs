@@ -1,0 +1,9 @@
+//! A real daemon over loopback, and a tiny edge made of the wire crate.
+
+#![allow(clippy::unwrap_used)] // tests
+
+mod commands;
+mod edge;
+mod generations;
+mod identities;
+mod world;

@@ -1,0 +1,112 @@
+//! A gateway of its own for each test.
+
+use sluice_gateway::admin::{Answer, Request};
+use sluice_gateway::config::Config;
+use sluice_gateway::state::State;
+use sluice_gateway::{Daemon, admin::Admin};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+use wire::clock::machine_time;
+use wire::token::Token;
+
+pub(crate) struct World {
+    pub(crate) dir: TempDir,
+    pub(crate) config: Config,
+    daemon: Option<Daemon>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl World {
+    pub(crate) fn new() -> World {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let state = dir.path().join("state");
+        State::create(&state, machine_time()).unwrap();
+        let mut config = Config::new(&state);
+        config.listen = vec!["127.0.0.1:0".parse().unwrap()];
+        config.http = Some("127.0.0.1:0".parse().unwrap());
+        config.decode_workers = 2;
+        config.reserve = 0;
+        let mut world = World { dir, config, daemon: None, runtime };
+        world.start();
+        // From now on it stays where it is, so that edges find it again after a restart.
+        world.config.listen = world.daemon().addresses().to_vec();
+        world
+    }
+
+    pub(crate) fn start(&mut self) {
+        self.daemon = Some(self.runtime.block_on(Daemon::start(self.config.clone())).unwrap());
+    }
+
+    pub(crate) fn stop(&mut self) {
+        self.runtime.block_on(self.daemon.take().unwrap().shutdown());
+    }
+
+    pub(crate) fn restart(&mut self) {
+        self.stop();
+        self.start();
+    }
+
+    pub(crate) fn run<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime
+            .block_on(async { tokio::time::timeout(std::time::Duration::from_secs(60), work).await })
+            .expect("nothing here takes a minute")
+    }
+
+    pub(crate) fn daemon(&self) -> &Daemon {
+        self.daemon.as_ref().unwrap()
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.daemon().addresses()[0]
+    }
+
+    pub(crate) fn admin(&self) -> Admin {
+        self.daemon().admin().clone()
+    }
+
+    pub(crate) fn state(&self) -> &Path {
+        &self.config.state
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn ask(&self, request: Request) -> Result<Answer, String> {
+        self.admin().handle(request, &mut |_| true).map_err(|error| error.to_string())
+    }
+
+    pub(crate) fn token(&self, site: &str) -> Token {
+        self.token_for(site, 3600)
+    }
+
+    pub(crate) fn token_for(&self, site: &str, valid_seconds: u64) -> Token {
+        let request = Request::Token { tenant: "bank".into(), site: site.into(), valid_seconds };
+        let Answer::Token { token, .. } = self.ask(request).unwrap() else { panic!("not a token") };
+        token.parse().unwrap()
+    }
+
+    pub(crate) fn metrics(&self) -> String {
+        self.get("/metrics")
+    }
+
+    pub(crate) fn get(&self, path: &str) -> String {
+        use std::io::{Read, Write};
+        let address = self.daemon().http().unwrap();
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(daemon) = self.daemon.take() {
+            self.runtime.block_on(daemon.shutdown());
+        }
+    }
+}
