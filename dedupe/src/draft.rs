@@ -188,13 +188,13 @@ impl Draft {
         Ok(place)
     }
 
+    /// Writes the open data pack. When that fails, everything stays as it is for the next try: what slabs refer to is not lost.
     fn close_pack(&self, sink: &mut Sink) -> Result<(), StoreError> {
+        self.store.pin(sink.data.pack, &mut sink.pins);
+        let len = sink.data.finish(&*self.store.storage)?;
         let full = std::mem::replace(&mut sink.data, PackWriter::new(PackClass::Data, &self.store.keys));
-        let pack = full.pack;
-        self.store.pin(pack, &mut sink.pins);
-        let len = full.finish(&*self.store.storage)?;
         sink.stats.stored_bytes += len;
-        sink.packs.push((PackClass::Data, pack, len));
+        sink.packs.push((PackClass::Data, full.pack, len));
         Ok(())
     }
 

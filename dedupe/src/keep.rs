@@ -27,9 +27,23 @@ use std::time::{Duration, Instant};
 pub struct Pace(pub f64);
 
 impl Pace {
-    /// Waits so long that the work since `began` was the pace's share.
-    pub(crate) fn rest(self, began: Instant) {
-        let rest = began.elapsed().as_secs_f64() * (1.0 / self.0.clamp(0.01, 1.0) - 1.0);
+    /// Begins a spell of work.
+    #[allow(clippy::disallowed_methods, reason = "what is paced is real time")]
+    pub(crate) fn begin(self) -> Spell {
+        Spell { pace: self, began: Instant::now() }
+    }
+}
+
+/// A spell of work, after which comes a rest.
+pub(crate) struct Spell {
+    pace: Pace,
+    began: Instant,
+}
+
+impl Spell {
+    /// Waits so long that the work was the pace's share of the time.
+    pub(crate) fn rest(self) {
+        let rest = self.began.elapsed().as_secs_f64() * (1.0 / self.pace.0.clamp(0.01, 1.0) - 1.0);
         std::thread::sleep(Duration::from_secs_f64(rest.min(5.0)));
     }
 }
@@ -261,7 +275,7 @@ impl Store {
 
     /// Lets go of packs and deletes them, except those that somebody refers to by now.
     fn remove(&self, mut packs: Vec<(PackClass, PackId)>, pace: Pace) -> Result<u64, StoreError> {
-        let began = Instant::now();
+        let spell = pace.begin();
         let transaction = self.db.begin_write()?;
         lock(&self.known).doom(&mut packs);
         // Oldest first: what says that a draft was discarded is younger than the draft's records and must outlive them.
@@ -286,7 +300,7 @@ impl Store {
             freed += self.storage.len(pack, class).unwrap_or(0);
             self.storage.delete(pack, class)?;
         }
-        pace.rest(began);
+        spell.rest();
         Ok(freed)
     }
 
@@ -299,12 +313,12 @@ impl Store {
         })?;
         let mut moved: HashMap<Place, Place> = HashMap::new();
         for batch in rows.chunks(64) {
-            let began = Instant::now();
+            let spell = pace.begin();
             if progress.is_cancelled() {
                 return Err(StoreError::Cancelled);
             }
             self.rewrite_batch(batch, thin, &mut moved)?;
-            pace.rest(began);
+            spell.rest();
         }
         Ok(())
     }

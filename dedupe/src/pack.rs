@@ -178,8 +178,9 @@ impl PackWriter {
         Place { pack: self.pack, offset: offset as u32, stored: stored as u32, raw: raw as u32 }
     }
 
-    /// Writes the pack, durably; returns its length.
-    pub(crate) fn finish(mut self, storage: &dyn PackStorage) -> Result<u64, StorageError> {
+    /// Writes the pack, durably; returns its length. After an error (no room, say) nothing is lost and it may be tried again, with
+    /// more records or without: the footer of the failed try stays where it is, unused, since its offset was its nonce.
+    pub(crate) fn finish(&mut self, storage: &dyn PackStorage) -> Result<u64, StorageError> {
         let footer = postcard::to_stdvec(&self.entries).expect("a footer always encodes");
         let coded = compress(&mut fast_context(), &footer);
         let place = self.append(footer.len(), &coded);

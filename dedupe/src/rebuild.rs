@@ -13,6 +13,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
+/// A pack, and what its footer says.
+type Footer = (PackId, Vec<(Entry, Place)>);
+
 impl Store {
     /// Makes the index at `index`, where none may be, from the packs.
     ///
@@ -30,7 +33,7 @@ impl Store {
         let store = Store::open(index, storage, keys, options)?;
         let packs = store.storage.list()?;
         progress.total.store(packs.len() as u64, std::sync::atomic::Ordering::Relaxed);
-        let mut commits: BTreeMap<u64, Vec<(PackId, Vec<(Entry, Place)>)>> = BTreeMap::new();
+        let mut commits: BTreeMap<u64, Vec<Footer>> = BTreeMap::new();
         let mut data = Vec::new();
         let metas: HashSet<PackId> =
             packs.iter().filter(|(_, class)| *class != PackClass::Data).map(|(pack, _)| *pack).collect();
@@ -64,11 +67,7 @@ impl Store {
         Ok(store)
     }
 
-    fn restore_rows(
-        &self,
-        commits: BTreeMap<u64, Vec<(PackId, Vec<(Entry, Place)>)>>,
-        data: Vec<(PackId, Vec<(Entry, Place)>)>,
-    ) -> Result<(), StoreError> {
+    fn restore_rows(&self, commits: BTreeMap<u64, Vec<Footer>>, data: Vec<Footer>) -> Result<(), StoreError> {
         let mut lineages: HashMap<[u8; 16], Vec<u8>> = HashMap::new();
         let mut generations: HashMap<GenerationId, Generation> = HashMap::new();
         let mut forgotten: HashSet<GenerationId> = HashSet::new();

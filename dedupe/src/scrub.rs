@@ -17,7 +17,6 @@ use redb::{ReadableDatabase, ReadableTable};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
 
 /// Something that is not as it was written.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -55,7 +54,7 @@ impl Store {
             if progress.is_cancelled() {
                 return Err(StoreError::Cancelled);
             }
-            let began = Instant::now();
+            let spell = pace.begin();
             match class {
                 PackClass::Data => {
                     let found = self.check_data(pack, &mut bad)?;
@@ -64,7 +63,7 @@ impl Store {
                 _ => damages.extend(self.check_meta(pack)?),
             }
             progress.add(len);
-            pace.rest(began);
+            spell.rest();
         }
         if !bad.is_empty() {
             self.trace(&bad, &mut damages)?;

@@ -93,8 +93,11 @@ pub trait PackStorage: Send + Sync {
 /// Packs as files of a directory: `ab/abcd….data`. Files are written under another name, synced, renamed, and the folder synced.
 pub struct LocalPacks {
     dir: PathBuf,
-    open: Mutex<Vec<((PackId, PackClass), std::sync::Arc<File>)>>,
+    open: Mutex<Vec<OpenFile>>,
 }
+
+/// A file that is open for reading.
+type OpenFile = ((PackId, PackClass), std::sync::Arc<File>);
 
 /// Open files kept for reading. Bases of one parcel come from tens of packs.
 const OPEN_FILES: usize = 64;

@@ -55,8 +55,12 @@ pub struct Store {
     slabs: Mutex<Cache<Place, Arc<Slab>>>,
     chunks: Mutex<Cache<Place, Arc<Vec<u8>>>>,
     pub(crate) known: Mutex<Known>,
-    pub(crate) recent: Mutex<Cache<(GenerationId, u32), Arc<Vec<u8>>>>,
+    /// The fresh bytes of the last parcels taken in, by generation and number.
+    pub(crate) recent: Mutex<RecentParcels>,
 }
+
+/// See [`StoreOptions::recent_cache`].
+pub(crate) type RecentParcels = Cache<(GenerationId, u32), Arc<Vec<u8>>>;
 
 /// Chunks that were seen lately, and packs that must not be swept.
 pub(crate) struct Known {
@@ -327,7 +331,11 @@ impl Store {
     }
 
     /// Writes a pack of records within a commit of the index.
-    pub(crate) fn add_meta(&self, transaction: &redb::WriteTransaction, meta: PackWriter) -> Result<(), StoreError> {
+    pub(crate) fn add_meta(
+        &self,
+        transaction: &redb::WriteTransaction,
+        mut meta: PackWriter,
+    ) -> Result<(), StoreError> {
         let pack = meta.pack;
         let len = meta.finish(&*self.storage)?;
         self.note_pack(transaction, PackClass::Meta, pack, len)

@@ -408,3 +408,62 @@ fn evicted_bytes_are_no_base_any_more_and_nothing_else_is_lost() {
     send(&edge.store, &gateway.store, Some(second.id), &third, false);
     assert_eq!(read(&gateway.store, third.id), volume);
 }
+
+/// Packs on a disk that is full when told to.
+struct Full {
+    packs: LocalPacks,
+    full: std::sync::atomic::AtomicBool,
+}
+
+impl PackStorage for Full {
+    fn put(&self, pack: PackId, class: PackClass, bytes: &[u8]) -> Result<(), StorageError> {
+        if self.full.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(StorageError::new("write", pack, std::io::ErrorKind::StorageFull.into()));
+        }
+        self.packs.put(pack, class, bytes)
+    }
+    fn read_at(&self, pack: PackId, class: PackClass, offset: u64, buffer: &mut [u8]) -> Result<(), StorageError> {
+        self.packs.read_at(pack, class, offset, buffer)
+    }
+    fn len(&self, pack: PackId, class: PackClass) -> Result<u64, StorageError> {
+        self.packs.len(pack, class)
+    }
+    fn list(&self) -> Result<Vec<(PackId, PackClass)>, StorageError> {
+        self.packs.list()
+    }
+    fn delete(&self, pack: PackId, class: PackClass) -> Result<(), StorageError> {
+        self.packs.delete(pack, class)
+    }
+}
+
+/// A checkpoint that failed for want of room once lost the pack it was about to write, while slabs went on referring to it.
+#[test]
+fn a_full_disk_loses_nothing_and_the_capture_goes_on_when_there_is_room() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let packs = LocalPacks::open(&dir.path().join("packs")).expect("packs");
+    let disk = Arc::new(Full { packs, full: false.into() });
+    let store = Store::open(&dir.path().join("index.redb"), disk.clone(), keys(), options()).expect("store");
+    let line = lineage("disk");
+    store.put_lineage(&line).expect("lineage");
+    let mut volume = vec![0; SLAB + (3 << 20)];
+    Random(4).fill(&mut volume);
+    let target = new(line.id, None, volume.len());
+    let draft = store.draft(target.clone()).expect("draft");
+    let scan = |number: u64| {
+        let bytes = &volume[number as usize * SLAB..volume.len().min((number as usize + 1) * SLAB)];
+        let mut scan = draft.scan(SlabNumber(number)).expect("scan");
+        scan.data(bytes).and_then(|()| scan.finish().map(|_| ()))
+    };
+    scan(0).expect("the first slab");
+    disk.full.store(true, std::sync::atomic::Ordering::Relaxed);
+    let error = draft.checkpoint().expect_err("full");
+    assert!(error.is_no_room(), "{error}");
+    assert!(scan(1).expect_err("full").is_no_room());
+    disk.full.store(false, std::sync::atomic::Ordering::Relaxed);
+    scan(1).expect("the second slab again");
+    draft.checkpoint().expect("there is room");
+    let sealed = draft.seal(UnixMillis(1)).expect("seal");
+    assert_eq!(sealed.sealed.expect("sealed").root.hash, hash(&volume));
+    assert_eq!(read(&store, target.id), volume);
+    assert_eq!(store.scrub(Pace(1.0), &Progress::default()).expect("scrub"), []);
+}

@@ -13,8 +13,8 @@ use std::sync::Arc;
 const ONE_BLOCK: BlockRun = BlockRun { first: BlockNumber(0), count: 1 };
 
 fn open(dir: &Path) -> Arc<Store> {
-    let packs = Arc::new(LocalPacks::open(&dir.join("packs")).unwrap());
-    Store::open(&dir.join("index.redb"), packs, Keys::new(1, [7; 32]), StoreOptions::default()).unwrap()
+    let packs = Arc::new(LocalPacks::open(&dir.join("packs")).expect("works"));
+    Store::open(&dir.join("index.redb"), packs, Keys::new(1, [7; 32]), StoreOptions::default()).expect("works")
 }
 
 /// A draft of one block of a new volume of `site`.
@@ -28,18 +28,18 @@ fn draft(store: &Arc<Store>, site: SiteId) -> Arc<Draft> {
             site: Some(site),
             fork_of: None,
         })
-        .unwrap();
+        .expect("works");
     let (id, size, captured_at) = (GenerationId::random(), ByteCount(BLOCK as u64), UnixMillis(1));
-    store.draft(NewGeneration { id, lineage, parent: None, size, captured_at, source: Vec::new() }).unwrap()
+    store.draft(NewGeneration { id, lineage, parent: None, size, captured_at, source: Vec::new() }).expect("works")
 }
 
 /// A sealed generation of one block.
 fn sealed(store: &Arc<Store>, site: SiteId, block: &[u8]) -> GenerationId {
     let draft = draft(store, site);
-    let mut scan = draft.scan(SlabNumber(0)).unwrap();
-    scan.data(block).unwrap();
-    scan.finish().unwrap();
-    draft.seal(UnixMillis(2)).unwrap().id
+    let mut scan = draft.scan(SlabNumber(0)).expect("works");
+    scan.data(block).expect("works");
+    scan.finish().expect("works");
+    draft.seal(UnixMillis(2)).expect("works").id
 }
 
 fn header(draft: &Draft) -> Header {
@@ -64,7 +64,7 @@ fn guessing(mut header: Header, guess: &[u8]) -> Vec<u8> {
     header.fresh = vec![ONE_BLOCK];
     header.fresh_hash = *blake3::hash(guess).as_bytes();
     let memory = CodecMemory { long_log: 16, chain_log: 0 };
-    let payload = codec::encode(&[guess, guess].concat(), BLOCK, Effort::Normal, memory).unwrap();
+    let payload = codec::encode(&[guess, guess].concat(), BLOCK, Effort::Normal, memory).expect("works");
     parcel::assemble(&header, &payload)
 }
 
@@ -76,7 +76,7 @@ fn incompressible() -> Vec<u8> {
 
 #[test]
 fn bytes_of_another_site_cannot_be_guessed_through_a_prefix() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("works");
     let store = open(dir.path());
     let (ours, theirs) = (SiteId::random(), SiteId::random());
     let block = incompressible();
@@ -91,12 +91,12 @@ fn bytes_of_another_site_cannot_be_guessed_through_a_prefix() {
         // The same as for a generation that does not exist: even a right guess tells nothing.
         assert!(matches!(refused, Err(IngestError::MissingBase(id)) if id == victim), "{refused:?}");
     }
-    draft.ingest(0, &guessing(chosen(own), &block)).unwrap();
+    draft.ingest(0, &guessing(chosen(own), &block)).expect("works");
 }
 
 #[test]
 fn copies_from_another_site_need_the_hash_of_what_is_copied() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("works");
     let store = open(dir.path());
     let (ours, theirs) = (SiteId::random(), SiteId::random());
     let block = incompressible();
@@ -107,14 +107,14 @@ fn copies_from_another_site_need_the_hash_of_what_is_copied() {
     let copied = |hash: blake3::Hash| {
         let header = Header { sources: vec![victim], copied: vec![copy], copied_hash: hash.into(), ..header(&draft) };
         let memory = CodecMemory { long_log: 16, chain_log: 0 };
-        parcel::assemble(&header, &codec::encode(&[], 0, Effort::Normal, memory).unwrap())
+        parcel::assemble(&header, &codec::encode(&[], 0, Effort::Normal, memory).expect("works"))
     };
     let refused = draft.ingest(0, &copied(blake3::hash(b"a guess")));
     assert!(matches!(refused, Err(IngestError::MissingBase(id)) if id == victim), "{refused:?}");
     let generation = draft.generation().id;
-    assert!(!store.generation(generation).unwrap().unwrap().is_sealed());
+    assert!(!store.generation(generation).expect("works").expect("works").is_sealed());
     let mut read = vec![1; BLOCK];
-    store.view(generation).unwrap().read(dedupe::ByteOffset(0), &mut read).unwrap();
+    store.view(generation).expect("works").read(dedupe::ByteOffset(0), &mut read).expect("works");
     assert_ne!(read, block, "nothing of the refused copy stays");
-    draft.ingest(0, &copied(blake3::hash(&block))).unwrap();
+    draft.ingest(0, &copied(blake3::hash(&block))).expect("works");
 }
