@@ -16,12 +16,12 @@ use std::process::Command;
 use std::time::Duration;
 
 pub use daemon::{Daemon, Ended};
-pub use edge::{Captured, Edge, EdgeOptions};
+pub use edge::{Captured, Edge, EdgeOptions, HURRY};
 pub use gateway::{Gateway, GatewayOptions};
 pub use metrics::Metrics;
 
 /// How long anything may take that takes seconds on a slow machine. Only failures wait this long.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The programs under test.
 #[derive(Clone, Debug)]
@@ -40,6 +40,9 @@ pub enum WorldError {
         "{0} is not there: build it first (`cargo build -p sluice-edge -p sluice-gateway`), or name its folder in SLUICE_BIN_DIR"
     )]
     NoProgram(PathBuf),
+    /// A program has no crash points.
+    #[error("{0} was built without crash points: run the scenarios through `tests/run`, which builds them in")]
+    NoCrashPoints(PathBuf),
     /// Something of the operating system failed.
     #[error("{doing}: {source}")]
     Io {
@@ -176,6 +179,16 @@ impl Drop for World {
             let kept = self.folder.take().map(tempfile::TempDir::keep);
             eprintln!("everything of this run is kept in {}", kept.unwrap_or_default().display());
         }
+    }
+}
+
+/// Refuses a program that would pass by its crash points: it would be waited for in vain. One that has them names their variable.
+fn must_crash(program: &Path) -> Result<(), WorldError> {
+    const VARIABLE: &[u8] = b"SLUICE_CRASH_AT";
+    let bytes = std::fs::read(program).doing(|| format!("reading {}", program.display()))?;
+    match bytes.windows(VARIABLE.len()).any(|window| window == VARIABLE) {
+        true => Ok(()),
+        false => Err(WorldError::NoCrashPoints(program.to_path_buf())),
     }
 }
 

@@ -8,14 +8,15 @@ use std::time::Duration;
 pub use sluice_edge::CaptureReport as Captured;
 
 use super::gateway::{not_running, wrapped};
-use super::{Daemon, Doing, Ended, WorldError, free_tcp, run};
+use super::{Daemon, Doing, Ended, WorldError, free_tcp, must_crash, run};
 
 /// How an edge differs from the usual one.
 #[derive(Clone, Debug)]
 pub struct EdgeOptions {
     /// The allowed rate, as in the configuration.
     pub rate: String,
-    /// Lines of TOML added at the top of its configuration, before any table.
+    /// Lines of TOML added at the top of its configuration, before any table. The default lets the encoder hurry: scenarios are not
+    /// about ratios.
     pub extra: String,
     /// Lines of its `[capture]` table.
     pub capture: String,
@@ -29,13 +30,16 @@ impl Default for EdgeOptions {
     fn default() -> Self {
         Self {
             rate: "unlimited".into(),
-            extra: String::new(),
+            extra: HURRY.into(),
             capture: String::new(),
             env: Vec::new(),
             wrapper: Vec::new(),
         }
     }
 }
+
+/// An assumed rate at which the encoder takes its cheapest effort.
+pub const HURRY: &str = "assume_rate = \"1 Gbit/s\"\n";
 
 /// An edge. Its daemon runs between [`Edge::start`] and [`Edge::stop`] or [`Edge::kill`].
 #[derive(Debug)]
@@ -108,6 +112,7 @@ impl Edge {
 
     /// Starts the daemon, which is to crash at the `pass`-th time it comes by `point`.
     pub fn start_to_crash(&mut self, point: &str, pass: u32) -> Result<(), WorldError> {
+        must_crash(&self.binary)?;
         self.options.env.push(("SLUICE_CRASH_AT".into(), format!("{point}:{pass}")));
         let started = self.start();
         self.options.env.pop();

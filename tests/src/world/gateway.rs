@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::{Daemon, Doing, Ended, WorldError, free_tcp, free_udp, run};
+use super::{Daemon, Doing, Ended, WorldError, free_tcp, free_udp, must_crash, run};
 
 /// How a gateway differs from the usual one.
 #[derive(Clone, Debug)]
@@ -109,6 +109,7 @@ impl Gateway {
 
     /// Starts the daemon, which is to crash at the `pass`-th time it comes by `point`.
     pub fn start_to_crash(&mut self, point: &str, pass: u32) -> Result<(), WorldError> {
+        must_crash(&self.binary)?;
         self.options.env.push(("SLUICE_CRASH_AT".into(), format!("{point}:{pass}")));
         let started = self.start();
         self.options.env.pop();

@@ -9,7 +9,7 @@ use lab::images::{copy_sparse, same_bytes};
 use lab::line::{Fate, LinkSpec, Relay};
 use lab::volumes::Sample;
 use lab::wan::blake3_of;
-use lab::world::{Captured, Edge, EdgeOptions, Gateway, GatewayOptions, World, free_udp};
+use lab::world::{Captured, Edge, EdgeOptions, Gateway, GatewayOptions, HURRY, World, free_udp};
 use tokio::runtime::Runtime;
 
 /// The site's name.
@@ -32,7 +32,7 @@ pub(crate) struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        let extra = "memory = \"384 MiB\"\n".to_owned(); // parcels of 16 MiB, so that there are several
+        let extra = format!("memory = \"384 MiB\"\n{HURRY}"); // parcels of 16 MiB, so that there are several
         Self {
             size: SIZE,
             seed: 1,

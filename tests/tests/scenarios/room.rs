@@ -3,7 +3,7 @@
 use super::branch::{Branch, RECOVERY};
 use anyhow::{Context, Result, ensure};
 use lab::volumes::Sample;
-use lab::world::{EdgeOptions, GatewayOptions, World};
+use lab::world::{EdgeOptions, GatewayOptions, HURRY, World};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::path::{Path, PathBuf};
 
@@ -42,7 +42,7 @@ fn a_full_disk_at_the_edge_is_said_clearly_and_ends_by_itself() -> Result<()> {
     let Some(disk) = SmallDisk::mount(&world.path().join("edge-full"), 24)? else { return Ok(()) };
     let mut gateway = world.gateway(GatewayOptions::default())?;
     gateway.start()?;
-    let extra = "memory = \"384 MiB\"\nspool = \"160 MiB\"\n".to_owned();
+    let extra = format!("memory = \"384 MiB\"\nspool = \"160 MiB\"\n{HURRY}");
     let mut edge = world.edge("full", EdgeOptions { extra, ..EdgeOptions::default() })?;
     edge.enrol(&gateway.token("full")?)?;
     edge.start()?;

@@ -95,10 +95,17 @@ fn the_gateway_takes_its_own_backup_while_it_runs_and_is_restored_from_it() -> R
     let folder = backup.display().to_string();
     branch.gateway.run("backup", &["--to", &folder])?;
     branch.gateway.kill()?;
-    let state = branch.gateway.state();
-    // All but the packs, which a backup does not hold, is lost.
-    std::fs::remove_file(state.join("catalogue.redb"))?;
+    // The machine is lost; its packs lay on a disk of their own and are not.
+    let (state, lost) = (branch.gateway.state(), branch.world.path().join("lost"));
+    std::fs::rename(&state, &lost)?;
     branch.gateway.run("restore", &["--from", &folder])?;
+    for tenant in std::fs::read_dir(lost.join("tenants"))? {
+        let tenant = tenant?;
+        let home = state.join("tenants").join(tenant.file_name());
+        std::fs::create_dir_all(&home)?;
+        std::fs::rename(tenant.path().join("packs"), home.join("packs"))?;
+    }
+    branch.gateway.run("rebuild", &[])?;
     branch.gateway.start()?;
     branch.sample.busy_day()?;
     branch.replicate()?;
