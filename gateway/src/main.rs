@@ -30,7 +30,7 @@ fn main() -> ExitCode {
 /// The daemon, from its start to its end.
 fn run(config: Config) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
-    runtime.block_on(async {
+    let done = runtime.block_on(async {
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let daemon = Daemon::start(config).await?;
         announce(&daemon);
@@ -41,7 +41,10 @@ fn run(config: Config) -> Result<()> {
         daemon.shutdown().await;
         tracing::info!("stopped");
         Ok(())
-    })
+    });
+    // What is still being decoded after the drain's deadline must not hold the process: it is done again after the next start.
+    runtime.shutdown_background();
+    done
 }
 
 fn announce(daemon: &Daemon) {
@@ -58,10 +61,10 @@ fn announce(daemon: &Daemon) {
     }
 }
 
-/// Logs to stderr: of the daemon what happens, of commands only what is wrong. `SLUICE_LOG` says otherwise, as in `SLUICE_LOG=debug`.
+/// Logs to stderr: of the daemon what happens, of commands only what is wrong. `RUST_LOG` says otherwise, as in `RUST_LOG=debug`.
 fn start_logging(is_daemon: bool) {
     let default = if is_daemon { "info" } else { "error" };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SLUICE_LOG").unwrap_or_else(|_| default.into());
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

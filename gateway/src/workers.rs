@@ -59,18 +59,21 @@ impl Board {
     }
 }
 
+/// What a worker does each time; what it returns stands on the board. It ends early when its progress is cancelled.
+type Work = Box<dyn FnMut(&Arc<Gateway>, &Progress) -> String + Send>;
+
 /// Starts all workers.
 pub(crate) fn start(gateway: &Arc<Gateway>, board: &Arc<Board>, endpoints: &[Endpoint], keep: usize, stores: Check) {
-    let worker = |name, every, work: Box<dyn FnMut(&Arc<Gateway>) -> String + Send>| {
+    let worker = |name, every, work: Work| {
         let (gateway, board) = (gateway.clone(), board.clone());
         gateway.tasks.clone().spawn(run(gateway, board, name, every, work));
     };
-    worker("figures", FIGURES_EVERY, Box::new(move |gateway| figures(gateway, &stores)));
-    worker("retention", RETENTION_EVERY, Box::new(move |gateway| retention(gateway, keep)));
+    worker("figures", FIGURES_EVERY, Box::new(move |gateway, _| figures(gateway, &stores)));
+    worker("retention", RETENTION_EVERY, Box::new(move |gateway, _| retention(gateway, keep)));
     worker("collection", GC_EVERY, Box::new(collection));
     worker("scrub", SCRUB_EVERY, Box::new(scrub));
     let endpoints = endpoints.to_vec();
-    worker("certificate", DAILY, Box::new(move |gateway| certificate(gateway, &endpoints)));
+    worker("certificate", DAILY, Box::new(move |gateway, _| certificate(gateway, &endpoints)));
     let (relay, board) = (gateway.clone(), board.clone());
     gateway.tasks.spawn(async move {
         // Sessions know that something was sealed, not who cares.
@@ -84,13 +87,7 @@ pub(crate) fn start(gateway: &Arc<Gateway>, board: &Arc<Board>, endpoints: &[End
 }
 
 /// Runs one worker: at once when it is woken, else every so often. What it does blocks, and its last words stand on the board.
-async fn run(
-    gateway: Arc<Gateway>,
-    board: Arc<Board>,
-    name: &'static str,
-    every: Duration,
-    mut work: Box<dyn FnMut(&Arc<Gateway>) -> String + Send>,
-) {
+async fn run(gateway: Arc<Gateway>, board: Arc<Board>, name: &'static str, every: Duration, mut work: Work) {
     let waker = board.waker(name);
     let mut due = tokio::time::interval(every);
     due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -107,12 +104,20 @@ async fn run(
             _ = due.tick() => {}
         }
         board.say(name, "is working");
-        let shared = gateway.clone();
-        let done = tokio::task::spawn_blocking(move || {
-            let line = work(&shared);
+        let (shared, progress) = (gateway.clone(), Arc::new(Progress::default()));
+        let watched = progress.clone();
+        let mut working = tokio::task::spawn_blocking(move || {
+            let line = work(&shared, &watched);
             (line, work)
         });
-        match done.await {
+        let done = tokio::select! {
+            done = &mut working => done,
+            () = gateway.stop.cancelled() => {
+                progress.cancel();
+                working.await
+            }
+        };
+        match done {
             Ok((line, again)) => {
                 board.say(name, format!("{line}; last at {}", crate::text::moment(gateway.state.now())));
                 work = again;
@@ -185,13 +190,13 @@ fn forget_old(tenant: &TenantStore, keep: usize) -> Result<usize, StoreError> {
     Ok(forgotten)
 }
 
-fn collection(gateway: &Arc<Gateway>) -> String {
+fn collection(gateway: &Arc<Gateway>, progress: &Progress) -> String {
     let mut freed = 0;
     for tenant in gateway.state.open_tenants() {
-        let progress = Progress::default();
-        let done = tenant.store.gc_plan(&progress).and_then(|plan| tenant.store.gc(&plan, GC_TRANQUILLITY, &progress));
+        let done = tenant.store.gc_plan(progress).and_then(|plan| tenant.store.gc(&plan, GC_TRANQUILLITY, progress));
         match done {
             Ok(bytes) => freed += bytes,
+            Err(StoreError::Cancelled) => return "was stopped with the daemon".into(),
             Err(error) => {
                 tenant.note_failure(&error);
                 tracing::warn!(tenant = %tenant.id, %error, "giving room back failed");
@@ -201,10 +206,10 @@ fn collection(gateway: &Arc<Gateway>) -> String {
     format!("gave {} back", crate::text::bytes(freed))
 }
 
-fn scrub(gateway: &Arc<Gateway>) -> String {
+fn scrub(gateway: &Arc<Gateway>, progress: &Progress) -> String {
     let (mut damages, mut asked) = (0, 0);
     for tenant in gateway.state.open_tenants() {
-        match tenant.store.scrub(SCRUB_TRANQUILLITY, &Progress::default()) {
+        match tenant.store.scrub(SCRUB_TRANQUILLITY, progress) {
             Ok(found) => {
                 for damage in &found {
                     tracing::error!(tenant = %tenant.id, pack = %damage.pack, what = damage.what, mended = damage.mended, "damage found");
@@ -212,6 +217,7 @@ fn scrub(gateway: &Arc<Gateway>) -> String {
                 }
                 damages += found.len();
             }
+            Err(StoreError::Cancelled) => return "was stopped with the daemon".into(),
             Err(error) => {
                 tenant.note_failure(&error);
                 tracing::warn!(tenant = %tenant.id, %error, "the scrub failed");

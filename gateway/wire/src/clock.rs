@@ -49,6 +49,7 @@ impl rustls::time_provider::TimeProvider for KnownTime {
 }
 
 /// What the machine's clock says; 0 for a clock before 1970.
+#[expect(clippy::disallowed_methods, reason = "the one place of both daemons that asks the machine for the time")]
 pub fn machine_time() -> UnixMillis {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     UnixMillis(since.as_millis() as u64)

@@ -124,7 +124,7 @@ impl Decoder {
     }
 
     /// The next whole message, or `None` until more bytes have come.
-    pub fn next<M: Message>(&mut self) -> Result<Option<M>, DecodeError> {
+    pub fn take<M: Message>(&mut self) -> Result<Option<M>, DecodeError> {
         let Some(len) = self.announced() else { return Ok(None) };
         if len as usize > MAX_FRAME {
             return Err(DecodeError::TooLong(len));
@@ -258,7 +258,7 @@ mod tests {
             let mut seen = Vec::new();
             for piece in stream.chunks(step) {
                 decoder.push(piece).unwrap();
-                while let Some(message) = decoder.next::<FromEdge>().unwrap() {
+                while let Some(message) = decoder.take::<FromEdge>().unwrap() {
                     seen.push(message);
                 }
             }
@@ -281,8 +281,8 @@ mod tests {
         stream.extend_from_slice(&u32::MAX.to_le_bytes());
         let mut decoder = Decoder::default();
         decoder.push(&stream).unwrap();
-        assert_eq!(decoder.next::<FromEdge>(), Ok(Some(status("good"))));
-        assert_eq!(decoder.next::<FromEdge>(), Err(DecodeError::TooLong(u32::MAX)));
+        assert_eq!(decoder.take::<FromEdge>(), Ok(Some(status("good"))));
+        assert_eq!(decoder.take::<FromEdge>(), Err(DecodeError::TooLong(u32::MAX)));
     }
 
     #[test]
@@ -291,7 +291,7 @@ mod tests {
         for len in 1..frame.len() {
             let mut decoder = Decoder::default();
             decoder.push(&frame[..len]).unwrap();
-            assert_eq!(decoder.next::<FromEdge>(), Ok(None));
+            assert_eq!(decoder.take::<FromEdge>(), Ok(None));
             assert!(matches!(decoder.finish(), Err(DecodeError::Truncated { missing: 1.. })), "at {len}");
         }
     }
@@ -302,7 +302,7 @@ mod tests {
         stream.extend_from_slice(b"raw bytes of a parcel");
         let mut decoder = Decoder::default();
         decoder.push(&stream).unwrap();
-        decoder.next::<FromEdge>().unwrap();
+        decoder.take::<FromEdge>().unwrap();
         assert_eq!(decoder.take_rest(), b"raw bytes of a parcel");
         assert_eq!(decoder.finish(), Ok(()));
     }

@@ -15,7 +15,7 @@ pub fn frames(input: &[u8]) {
         if decoder.push(piece).is_err() {
             return;
         }
-        while let Some(message) = decoder.next::<FromEdge>().unwrap_or(None) {
+        while let Some(message) = decoder.take::<FromEdge>().unwrap_or(None) {
             again(&message);
         }
     }

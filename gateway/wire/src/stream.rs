@@ -169,7 +169,7 @@ impl FrameReader {
     /// The next message; `None` when the peer finished the stream between two messages. Cancel-safe.
     pub async fn next<M: Message>(&mut self) -> Result<Option<M>, StreamError> {
         loop {
-            if let Some(message) = self.decoder.next()? {
+            if let Some(message) = self.decoder.take()? {
                 return Ok(Some(message));
             }
             match self.piece().await? {

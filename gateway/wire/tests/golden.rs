@@ -20,7 +20,10 @@ fn runs() -> Vec<BlockRun> {
     vec![BlockRun { first: BlockNumber(7), count: 2 }, BlockRun { first: BlockNumber(1 << 33), count: 1 }]
 }
 
-fn from_edge() -> Vec<(&'static str, FromEdge)> {
+/// Messages and the names of their files.
+type Named<M> = Vec<(&'static str, M)>;
+
+fn from_edge() -> Named<FromEdge> {
     vec![
         ("hello", FromEdge::Hello(Hello { software: "0.1.0".into(), instance: 0x0123_4567_89ab_cdef, now: NOW })),
         ("volume", FromEdge::Volume(VolumeOffer { lineage: LINEAGE, kind: Kind::Volume, name: "core-db".into() })),
@@ -57,7 +60,7 @@ fn from_edge() -> Vec<(&'static str, FromEdge)> {
     ]
 }
 
-fn from_gateway() -> Vec<(&'static str, FromGateway)> {
+fn from_gateway() -> Named<FromGateway> {
     let addresses = || vec!["gateway.example:9470".to_owned(), "[2001:db8::1]:9470".to_owned()];
     let refusals: [(&'static str, Refusal); 13] = [
         ("refuse-wrong-base", Refusal::WrongBase { have: Some((PARENT, ROOT)) }),
@@ -103,7 +106,7 @@ fn from_gateway() -> Vec<(&'static str, FromGateway)> {
     all
 }
 
-fn data() -> (Vec<(&'static str, DataRequest)>, Vec<(&'static str, DataReply)>) {
+fn data() -> (Named<DataRequest>, Named<DataReply>) {
     let parcel = DataRequest::Parcel { generation: GENERATION, number: 3, len: 16 << 20, hash: [0x55; 32] };
     let requests = vec![("join", DataRequest::Join { session: 77 }), ("parcel", parcel)];
     let replies = vec![
@@ -115,7 +118,7 @@ fn data() -> (Vec<(&'static str, DataRequest)>, Vec<(&'static str, DataReply)>) 
     (requests, replies)
 }
 
-fn enrolment() -> (Vec<(&'static str, EnrolRequest)>, Vec<(&'static str, EnrolReply)>) {
+fn enrolment() -> (Named<EnrolRequest>, Named<EnrolReply>) {
     let request = EnrolRequest { token: [0x66; 16], secret: [0x77; 32], request: vec![0x30, 0x82, 1] };
     let enrolled = EnrolReply::Enrolled {
         site: "branch-07".into(),
