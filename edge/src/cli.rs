@@ -271,9 +271,12 @@ fn captured(report: &CaptureReport, wait: bool) -> String {
         report.root
     );
     if wait {
-        let ratio = report.dirty_bytes as f64 / report.coded_bytes.max(1) as f64;
-        let coded = text::bytes(report.coded_bytes);
-        text += &format!("\n  verified at the gateway: {} parcels, {coded} ({ratio:.1} : 1)", report.parcels);
+        text +=
+            &format!("\n  verified at the gateway: {} parcels, {}", report.parcels, text::bytes(report.coded_bytes));
+        // An earlier capture's bytes may have gone along: then the ratio would say nothing.
+        if report.dirty_bytes > report.coded_bytes && report.coded_bytes > 0 {
+            text += &format!(" ({:.1} : 1)", report.dirty_bytes as f64 / report.coded_bytes as f64);
+        }
     }
     if report.unreadable_ranges > 0 {
         text += &format!("\n  {} ranges of sectors were unreadable and are zero in it", report.unreadable_ranges);

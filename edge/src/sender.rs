@@ -641,7 +641,8 @@ impl Sender {
     /// Parcels from `number` on are coded again; the gateway is asked where to go on.
     fn recode(&mut self, number: u32, forget: Action, actions: &mut Vec<Action>) {
         let Some(job) = self.job() else { return };
-        if number >= job.next && !matches!(forget, Action::Without(..)) {
+        // What is acknowledged stays so, and what is not spooled cannot be given up (but a base may turn out to be missing before anything is).
+        if number < job.acknowledged || (number >= job.next && !matches!(forget, Action::Without(..))) {
             return;
         }
         self.stop_coding(actions);

@@ -426,6 +426,17 @@ fn no_order_of_events_breaks_the_invariants() {
         CoderEvent::NoRoom(String::new()),
         CoderEvent::Failed(String::new()),
     ];
+    // Half of the walk goes the usual way, so that it gets far enough to have something to break.
+    let usual = [
+        Event::Accepted(ids[1], 0),
+        Event::Coder(0, CoderEvent::Planned { samples: false }),
+        Event::Coder(0, CoderEvent::Encoded),
+        Event::Coder(0, CoderEvent::Stored),
+        Event::Written(0),
+        Event::Written(1),
+        Event::Acknowledged(0),
+        Event::Acknowledged(1),
+    ];
     let kinds = events.len() + coder.len();
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
     let mut random = |below: usize| {
@@ -436,10 +447,14 @@ fn no_order_of_events_breaks_the_invariants() {
         let mut bench = Bench::new(&[1, 2], Some(1), None);
         bench.connect(&[1]);
         let mut acknowledged = (target(2).generation, 0);
-        for _step in 0..30 {
-            let event = match random(kinds) {
-                at if at < events.len() => events[at].clone(),
-                at => Event::Coder(bench.sender.attempt, coder[at - events.len()].clone()),
+        for _step in 0..60 {
+            let event = match (random(2), random(kinds)) {
+                (0, at) => match usual[at % usual.len()].clone() {
+                    Event::Coder(_, event) => Event::Coder(bench.sender.attempt, event),
+                    event => event,
+                },
+                (_, at) if at < events.len() => events[at].clone(),
+                (_, at) => Event::Coder(bench.sender.attempt, coder[at - events.len()].clone()),
             };
             bench.now += Duration::from_secs(random(700) as u64);
             let actions = bench.tell(event.clone());
