@@ -373,3 +373,100 @@ fn only_the_last_generations_are_kept() {
     expected[3 * 4096..4 * 4096].copy_from_slice(&Volume::new(8, SIZE).bytes[3 * 4096..4 * 4096]);
     assert!(bytes == expected, "older bytes stay readable through younger generations");
 }
+
+#[test]
+fn a_disk_that_is_nearly_full_makes_edges_wait_and_shows() {
+    let mut world = World::new();
+    world.config.reserve = 1 << 62;
+    world.restart();
+    let volume = Volume::new(9, SIZE);
+    let generation = volume.capture();
+    let parcels = volume.parcels(None, generation.id, 8 << 20);
+    let edge = world.run(async {
+        let edge = Edge::enrol(&world, "b").await;
+        let mut control = edge.control(&world).await;
+        control.announce(volume.lineage, "v").await;
+        control.ask(volume.offer(&generation)).await;
+        let data = edge.data(&world, &control).await;
+        let (_, reply) = data.parcel(generation.id, 0, &parcels[0], None).await;
+        assert_eq!(reply, Some(DataReply::Refused(Refusal::NoRoom("its disk is nearly full".into()))));
+        edge
+    });
+    let health = world.get("/health");
+    assert!(health.starts_with("HTTP/1.1 503") && health.contains("make room, edges wait until then"), "{health}");
+    world.config.reserve = 0;
+    world.restart();
+    world.run(async {
+        let mut control = edge.control(&world).await;
+        control.announce(volume.lineage, "v").await;
+        control.ask(volume.offer(&generation)).await;
+        let data = edge.data(&world, &control).await;
+        let (_, reply) = data.parcel(generation.id, 0, &parcels[0], None).await;
+        assert_eq!(reply, Some(DataReply::Done));
+    });
+    assert!(world.get("/health").starts_with("HTTP/1.1 200"));
+}
+
+/// A block device over a file; needs root.
+struct Loop(String);
+
+impl Loop {
+    fn over(file: &std::path::Path) -> Option<Loop> {
+        let made = std::process::Command::new("losetup").args(["--find", "--show"]).arg(file).output().ok()?;
+        made.status.success().then(|| Loop(String::from_utf8(made.stdout).unwrap().trim().to_owned()))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _best_effort = std::process::Command::new("losetup").args(["--detach", &self.0]).status();
+    }
+}
+
+#[test]
+fn block_devices_are_written_proved_and_brought_forward() {
+    let world = World::new();
+    let (file, small) = (world.path("disk"), world.path("small"));
+    std::fs::write(&file, vec![0xaa; 8 << 20]).unwrap();
+    std::fs::write(&small, vec![0xaa; 1 << 20]).unwrap();
+    let (Some(device), Some(small)) = (Loop::over(&file), Loop::over(&small)) else {
+        return eprintln!("skipped: no loop devices here (needs root)");
+    };
+    let mut volume = Volume::new(10, SIZE + 512);
+    let (mut control, data) = world.run(async {
+        let edge = Edge::enrol(&world, "b").await;
+        let mut control = edge.control(&world).await;
+        let data = edge.data(&world, &control).await;
+        control.announce(volume.lineage, "v").await;
+        replicate(&volume, &mut control, &data).await;
+        (control, data)
+    });
+    let to_device = |device: &Loop| {
+        let request = Request::Rehydrate {
+            volume: "b/v".into(),
+            generation: "latest".into(),
+            to: device.0.clone().into(),
+            quick: false,
+            plan: false,
+        };
+        match world.ask(request)? {
+            Answer::Rehydrated { done } => Ok::<_, String>(done),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(to_device(&device).unwrap().plan.from, None);
+    let on_disk = |len: usize| {
+        let mut bytes = vec![0; len];
+        std::io::Read::read_exact(&mut std::fs::File::open(&device.0).unwrap(), &mut bytes).unwrap();
+        bytes
+    };
+    assert!(on_disk(volume.bytes.len()) == volume.bytes);
+    assert!(on_disk(8 << 20)[SIZE + 512..].iter().all(|byte| *byte == 0xaa), "nothing behind the volume is touched");
+    volume.scribble(11, 5);
+    world.run(replicate(&volume, &mut control, &data));
+    let done = to_device(&device).unwrap();
+    assert_eq!((done.plan.from, done.written_bytes, done.repaired), (Some(1), 4096, false));
+    assert!(on_disk(volume.bytes.len()) == volume.bytes);
+    let refused = to_device(&small).unwrap_err();
+    assert!(refused.contains("has 1048576 bytes and the volume has 5243392; choose a larger device"), "{refused}");
+}
