@@ -118,24 +118,26 @@ impl Store {
         marks: &[Mark],
         pick: &dyn Fn(LineageId) -> Result<Option<Generation>, StoreError>,
     ) -> Result<Vec<FoundMarks>, StoreError> {
-        let mut votes: HashMap<[u8; 24], u32> = HashMap::new();
+        let mut latest: HashMap<LineageId, Option<Generation>> = HashMap::new();
+        let mut votes: HashMap<(LineageId, SlabNumber), u32> = HashMap::new();
         {
             let table = self.db.begin_read()?.open_table(index::MARK_SAMPLES)?;
             for sample in marks.iter().filter_map(|mark| mark_sample(*mark)) {
-                if let Some(slab) = table.get(sample)? {
-                    *votes.entry(*slab.value()).or_default() += 1;
+                let first = index::sample_key(sample, LineageId([0; 16]));
+                let last = index::sample_key(sample, LineageId([255; 16]));
+                for row in table.range::<&[u8; 24]>(&first..=&last)?.take(MAX_PLACES) {
+                    let (key, slab) = row?;
+                    let lineage = index::of_sample_key(key.value());
+                    *votes.entry((lineage, SlabNumber(slab.value()))).or_default() += 1;
                 }
             }
         }
         let mut champions: Vec<_> = votes.into_iter().collect();
         champions.sort_unstable_by_key(|(slab, votes)| (std::cmp::Reverse(*votes), *slab));
         champions.truncate(MAX_CHAMPIONS);
-        let mut latest: HashMap<LineageId, Option<Generation>> = HashMap::new();
         let mut held: HashMap<Mark, Vec<(u32, BlockNumber)>> = HashMap::new();
         let mut generations: Vec<Generation> = Vec::new();
-        for (key, _) in champions {
-            let lineage = LineageId(key[..16].try_into().expect("16 bytes"));
-            let slab = SlabNumber(u64::from_be_bytes(key[16..].try_into().expect("8 bytes")));
+        for ((lineage, slab), _) in champions {
             let generation = match latest.get(&lineage) {
                 Some(found) => found.clone(),
                 None => latest.entry(lineage).or_insert(pick(lineage)?).clone(),

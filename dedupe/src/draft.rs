@@ -380,7 +380,7 @@ impl Draft {
             touched.insert(&index::touched_key(lineage, order, *slab), ())?;
             let sampled = record.iter().flat_map(|record| &record.marks).filter_map(|mark| mark_sample(*mark));
             for sample in sampled {
-                marks.insert(sample, &index::sample_value(lineage, *slab))?;
+                marks.insert(&index::sample_key(sample, lineage), slab.0)?;
             }
         }
         let mut samples: Vec<(u64, PackId)> = sink

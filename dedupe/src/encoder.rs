@@ -536,7 +536,22 @@ impl Encoder {
                 parcels.retain_in::<&[u8; 20], _>(&first..=&last, |_, _| false)?; // of an earlier attempt
             }
         }
-        self.store.add_anchors(&transaction, fresh, lineage, plan.target.number, blocks, self.options.anchors)?;
+        let (order, budget) = (plan.target.number, self.options.anchors);
+        self.store.add_anchors(&transaction, fresh, lineage, order, blocks, budget)?;
+        // What was referred to is as good a base later on: a shared file that is edited here was once never found again.
+        let copied: Vec<BlockNumber> = plan
+            .data
+            .iter()
+            .zip(&plan.copies)
+            .filter(|(_, copy)| copy.is_some())
+            .map(|((block, _), _)| *block)
+            .collect();
+        let target = self.store.view(plan.target.id)?;
+        for batch in copied.chunks(1024) {
+            let mut bytes = vec![0; batch.len() * BLOCK];
+            target.read_blocks(&runs_of(batch.iter().copied()), &mut bytes)?;
+            self.store.add_anchors(&transaction, &bytes, lineage, order, batch, budget)?;
+        }
         Ok(transaction.commit()?)
     }
 }

@@ -10,7 +10,7 @@
 //! | `parcels_v1` | generation, number | the blocks whose bytes the parcel carried |
 //! | `packs_v1` | class, pack | its length, the commit that wrote it |
 //! | `chunk_samples_v1` | chunk name's prefix, one in 32 | pack |
-//! | `mark_samples_v1` | mark, one in 64 | lineage, slab |
+//! | `mark_samples_v1` | mark, one in 64; lineage | slab |
 //! | `zeroes_v1` | slab | subtree value of 16 MiB of zeroes there |
 //! | `anchors_v1` | anchor's hash, place | nothing |
 //! | `numbers_v1` | short number | lineage: by which anchors name it |
@@ -40,7 +40,7 @@ pub(crate) const PARCELS: TableDefinition<&[u8; 20], &[u8]> = TableDefinition::n
 /// Value: length in bytes, number of the commit that wrote it.
 pub(crate) const PACKS: TableDefinition<&[u8; 17], (u64, u64)> = TableDefinition::new("packs_v1");
 pub(crate) const CHUNK_SAMPLES: TableDefinition<u64, Key16> = TableDefinition::new("chunk_samples_v1");
-pub(crate) const MARK_SAMPLES: TableDefinition<u64, &[u8; 24]> = TableDefinition::new("mark_samples_v1");
+pub(crate) const MARK_SAMPLES: TableDefinition<&[u8; 24], u64> = TableDefinition::new("mark_samples_v1");
 pub(crate) const ZEROES: TableDefinition<u64, &[u8; 32]> = TableDefinition::new("zeroes_v1");
 pub(crate) const ANCHORS: TableDefinition<&[u8; 16], ()> = TableDefinition::new("anchors_v1");
 pub(crate) const NUMBERS: TableDefinition<u64, Key16> = TableDefinition::new("numbers_v1");
@@ -118,8 +118,14 @@ pub(crate) fn of_pack_key(key: &[u8; 17]) -> (PackClass, PackId) {
     (class, PackId(key[1..].try_into().expect("16 bytes")))
 }
 
-pub(crate) fn sample_value(lineage: LineageId, slab: SlabNumber) -> [u8; 24] {
-    join(&[&lineage.0, &slab.0.to_be_bytes()])
+/// A mark may be in several lineages: each has its own row, so that one that is not usable does not hide one that is.
+pub(crate) fn sample_key(sample: u64, lineage: LineageId) -> [u8; 24] {
+    join(&[&sample.to_be_bytes(), &lineage.0])
+}
+
+/// The lineage of a [`sample_key`].
+pub(crate) fn of_sample_key(key: &[u8; 24]) -> LineageId {
+    LineageId(key[8..].try_into().expect("16 bytes"))
 }
 
 /// What the index says of one slab at one order.

@@ -183,7 +183,7 @@ impl Store {
                             .marks
                             .iter()
                             .filter_map(|mark| crate::draft::mark_sample(*mark))
-                            .map(|sample| (sample, index::sample_value(lineage, slab))),
+                            .map(|sample| (index::sample_key(sample, lineage), slab.0)),
                     );
                 }
             }
@@ -191,8 +191,8 @@ impl Store {
             let transaction = self.db.begin_write()?;
             {
                 let mut table = transaction.open_table(index::MARK_SAMPLES)?;
-                for (sample, value) in &found {
-                    table.insert(sample, value)?;
+                for (sample, slab) in &found {
+                    table.insert(sample, *slab)?;
                 }
             }
             transaction.commit()?;

@@ -261,6 +261,16 @@ fn moved_and_shared_blocks_are_referred_to_not_sent() {
     assert!(sister * 50 < seed, "{sister} of {seed} bytes");
     assert_eq!(sealed.stats.copied_blocks, (6 << 20) / BLOCK as u64);
     assert_eq!(read(&gateway.store, target.id), other);
+
+    // What was only referred to is a base for what changes next, at another address and offset.
+    let shifted = other[3 << 20..(3 << 20) + (512 << 10)].to_vec();
+    other[(8 << 20) + 100..(8 << 20) + 100 + shifted.len()].copy_from_slice(&shifted);
+    let next = new(line.id, Some(target.id), other.len());
+    let draft = second.store.draft(next.clone()).expect("draft");
+    capture(&draft, &other);
+    draft.seal(UnixMillis(1)).expect("seal");
+    let (_, delta) = send(&second.store, &gateway.store, Some(target.id), &next, false);
+    assert!(delta * 50 < shifted.len(), "{delta} of {} bytes", shifted.len());
 }
 
 #[test]
