@@ -102,12 +102,13 @@ impl Daemon {
         let announced = announce(&config, &state, &addresses)?;
         let incoming = Incoming::new(state.folder().join("incoming"));
         let (enrolments, renewals) = server::limiters();
+        let tasks = TaskTracker::new();
         let gateway = Arc::new(Gateway {
-            live: Arc::new(Live::new(metrics.clone(), announced.clone())),
+            live: Arc::new(Live::new(metrics.clone(), announced.clone(), tasks.clone())),
             pool: Pool::new(config.decode_workers, incoming, metrics.clone()),
             state,
             metrics,
-            tasks: TaskTracker::new(),
+            tasks,
             stop: CancellationToken::new(),
             work: Notify::new(),
             announced,

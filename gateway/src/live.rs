@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
 use wire::identity::Serial;
 use wire::message::{EdgeStatus, FromGateway, Refusal};
 use wire::stream::{self, CloseCode};
@@ -39,6 +40,7 @@ pub struct Live {
     metrics: Arc<Metrics>,
     /// What edges are told, and what a session is asked with whether it lives.
     announced: Vec<String>,
+    tasks: TaskTracker,
 }
 
 /// One open control session and the data connection that belongs to it.
@@ -76,8 +78,8 @@ pub(crate) struct Newcomer {
 }
 
 impl Live {
-    pub(crate) fn new(metrics: Arc<Metrics>, announced: Vec<String>) -> Live {
-        Live { sessions: Mutex::default(), metrics, announced }
+    pub(crate) fn new(metrics: Arc<Metrics>, announced: Vec<String>, tasks: TaskTracker) -> Live {
+        Live { sessions: Mutex::default(), metrics, announced, tasks }
     }
 
     /// Lets a newcomer in, in the place of an older session of the same run of the edge's daemon, or of one that is dead.
@@ -132,7 +134,7 @@ impl Live {
             stream::close(&data, code_of(&why), &why.to_string());
         }
         let _gone_or_busy = session.commands.try_send(Command::End(why.clone()));
-        tokio::spawn(async move {
+        self.tasks.spawn(async move {
             let _heard = tokio::time::timeout(FAREWELL, session.control.closed()).await;
             session.close(code_of(&why), &why.to_string());
         });

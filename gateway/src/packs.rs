@@ -31,6 +31,7 @@ impl ObjectPacks {
     pub fn local(folder: &Path, runtime: Handle) -> Result<ObjectPacks, StorageError> {
         let fail = |source| StorageError::new("open the folder of packs", folder.display(), source);
         crate::files::private_folder(folder).map_err(|error| fail(error.source))?;
+        remove_unfinished(folder).map_err(fail)?;
         let objects = LocalFileSystem::new_with_prefix(folder).map_err(|error| fail(to_io(error)))?;
         Ok(Self::new(Arc::new(objects.with_fsync(true)), runtime))
     }
@@ -102,6 +103,23 @@ impl PackStorage for ObjectPacks {
     }
 }
 
+/// Removes what a crash left half-written: the object store writes beside the final name, with a `#` and a number behind it.
+fn remove_unfinished(folder: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if !entry.file_type()?.is_dir() {
+            continue;
+        }
+        for file in std::fs::read_dir(entry.path())? {
+            let file = file?;
+            if file.file_name().to_str().is_some_and(|name| name.contains('#')) {
+                std::fs::remove_file(file.path())?;
+            }
+        }
+    }
+    Ok(())
+}
+
 fn name(pack: PackId, class: PackClass) -> Name {
     let id = pack.to_string();
     Name::from(format!("{}/{id}.{}", &id[..2], class.suffix()))
@@ -166,6 +184,19 @@ mod tests {
             packs.put(pack, PackClass::Data, b"abc").unwrap();
             assert!(!packs.read_at(pack, PackClass::Data, 0, &mut [0; 4]).unwrap_err().is_missing());
             assert!(packs.read_ranges(pack, PackClass::Data, &[(1, 9)]).is_err());
+        });
+    }
+
+    #[test]
+    fn what_a_crash_left_half_written_is_removed() {
+        with_packs(|packs, folder| {
+            let pack = PackId::random();
+            packs.put(pack, PackClass::Data, b"whole").unwrap();
+            let half = folder.join(format!("{}#1", name(pack, PackClass::Data)));
+            std::fs::write(&half, "half").unwrap();
+            let again = ObjectPacks::local(folder, packs.runtime.clone()).unwrap();
+            assert!(!half.exists());
+            assert_eq!(again.list().unwrap(), [(pack, PackClass::Data)]);
         });
     }
 
