@@ -16,6 +16,7 @@ pub mod draft;
 pub mod encoder;
 pub mod error;
 pub mod fault;
+pub mod fuzz;
 pub mod generation;
 pub mod id;
 mod index;

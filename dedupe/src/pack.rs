@@ -136,7 +136,11 @@ pub(crate) fn fast_context() -> CCtx<'static> {
 
 impl PackWriter {
     pub(crate) fn new(class: PackClass, keys: &Keys) -> Self {
-        let pack = PackId::random();
+        Self::of(PackId::random(), class, keys)
+    }
+
+    /// A pack of this id, which must never have been used before: its key follows from it.
+    pub(crate) fn of(pack: PackId, class: PackClass, keys: &Keys) -> Self {
         let mut bytes = Vec::with_capacity(HEADER);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&VERSION.to_le_bytes());

@@ -222,7 +222,7 @@ impl Header {
 
 /// Puts header and payload together.
 pub fn assemble(header: &Header, payload: &[u8]) -> Vec<u8> {
-    let raw = postcard::to_stdvec(&header.to_disk()).expect("a header always encodes");
+    let raw = raw_header(header);
     let mut context = CCtx::create();
     context.set_parameter(CParameter::CompressionLevel(19)).expect("level 19 exists");
     let mut coded = Vec::with_capacity(zstd::zstd_safe::compress_bound(raw.len()));
@@ -256,8 +256,18 @@ pub fn parse(bytes: &[u8]) -> Result<(Header, &[u8]), NotAParcel> {
     if raw.len() != raw_len {
         return Err(NotAParcel("its header has another length"));
     }
-    let disk: DiskHeader = postcard::from_bytes(&raw).map_err(|_| NotAParcel("its header does not decode"))?;
-    Ok((Header::from_disk(disk)?, &bytes[FIXED + coded_len..]))
+    Ok((parse_header(&raw)?, &bytes[FIXED + coded_len..]))
+}
+
+/// A header after unpacking.
+pub(crate) fn parse_header(raw: &[u8]) -> Result<Header, NotAParcel> {
+    let disk: DiskHeader = postcard::from_bytes(raw).map_err(|_| NotAParcel("its header does not decode"))?;
+    Header::from_disk(disk)
+}
+
+/// A header before packing.
+pub(crate) fn raw_header(header: &Header) -> Vec<u8> {
+    postcard::to_stdvec(&header.to_disk()).expect("a header always encodes")
 }
 
 #[cfg(test)]
