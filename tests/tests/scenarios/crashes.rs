@@ -93,13 +93,8 @@ fn an_edge_killed_at_the_third_parcel_of_a_seed_sends_the_first_two_only_once() 
     let captured = branch.edge.capture(super::branch::VOLUME)?;
     let after = branch.line.carried_up() - before;
     branch.prove(&captured, branch.sample.path())?;
-    let all = before + after;
-    ensure!(
-        captured.parcels >= 4 || all < captured.coded_bytes * 11 / 10 + (1 << 20),
-        "{all} bytes for {}",
-        captured.coded_bytes
-    );
-    ensure!(after < before * 2, "{after} bytes after the kill, {before} before");
+    // Three of four or five parcels were acknowledged: what is left is less than half of what went before.
+    ensure!(2 * after < before, "{after} bytes after the kill, {before} before");
     Ok(())
 }
 

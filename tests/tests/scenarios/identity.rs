@@ -3,7 +3,7 @@
 use super::branch::{Branch, RECOVERY, SITE, VOLUME};
 use anyhow::{Context, Result, ensure};
 use lab::volumes::Random;
-use lab::world::{Edge, EdgeOptions, GatewayOptions, WorldError};
+use lab::world::{Edge, EdgeOptions, GatewayOptions, PATIENCE, WorldError};
 use std::path::Path;
 use std::process::Command;
 
@@ -107,6 +107,7 @@ fn of_two_edges_with_one_identity_the_copy_is_refused_and_says_so() -> Result<()
     copy_tree(&branch.edge.state(), &clone.state())?;
     let mut clone = clone;
     clone.launch()?;
+    clone.daemon()?.wait_line("ready", PATIENCE)?;
     wait_status(&mut clone, &["copy", "same identity"])?;
     branch.sample.busy_day()?;
     branch.replicate()?;
