@@ -2,7 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "it measures real time")]
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -116,7 +116,7 @@ impl Branch {
         let folder = world.path().join(&site);
         std::fs::create_dir_all(&folder)?;
         let sample = Sample::create(&folder.join("volume.img"), asked.size, number as u64 + 1)?;
-        let line = line_to(gateway.address(), asked.line, number as u64).await?;
+        let line = line_to(gateway.address(), asked.line, number).await?;
         let mut token: Token = gateway.token(&site)?.parse().context("reading a token")?;
         token.addresses = vec![line.addr().to_string()]; // each branch has a line of its own to the same gateway
         let config = config(&folder, asked.line)?;
@@ -138,9 +138,11 @@ impl Branch {
     }
 }
 
-async fn line_to(gateway: SocketAddr, mbit: f64, seed: u64) -> Result<Relay> {
+/// A line of its own from an address of its own: the gateway limits attempts to enrol by where they come from.
+async fn line_to(gateway: SocketAddr, mbit: f64, number: usize) -> Result<Relay> {
     let link = LinkSpec::branch(Rate::mbit(mbit));
-    Relay::with_seed(gateway, link.clone(), link, seed + 1).await
+    let source = Ipv4Addr::new(127, 17, (number / 250) as u8, (number % 250) as u8 + 1);
+    Relay::from(source, gateway, link.clone(), link, number as u64 + 1).await
 }
 
 /// As small as an edge can be: all of them are in this process.

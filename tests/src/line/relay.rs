@@ -5,7 +5,7 @@ use super::link::{Link, LinkSpec, LinkStats};
 use anyhow::{Context, Result};
 use nix::sys::socket::{setsockopt, sockopt};
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::net::UdpSocket;
@@ -41,6 +41,8 @@ pub struct RelayReading {
 
 struct Line {
     front: UdpSocket,
+    /// Where the target sees IPv4 clients come from.
+    source: Ipv4Addr,
     started: Instant,
     state: Mutex<State>,
     /// Something is on the way that may be due before all else.
@@ -77,12 +79,18 @@ impl Relay {
 
     /// The same with a seed of the losses.
     pub async fn with_seed(target: SocketAddr, up: LinkSpec, down: LinkSpec, seed: u64) -> Result<Relay> {
+        Self::from(Ipv4Addr::UNSPECIFIED, target, up, down, seed).await
+    }
+
+    /// The same, seen by the target as coming from `source` (any 127.x.y.z): a branch with an address of its own.
+    pub async fn from(source: Ipv4Addr, target: SocketAddr, up: LinkSpec, down: LinkSpec, seed: u64) -> Result<Relay> {
         let front = UdpSocket::bind("127.0.0.1:0").await.context("bind the relay's port")?;
         enlarge(&front);
         let addr = front.local_addr()?;
         let state =
             State { target, up: Link::new(up, seed * 2 + 1), down: Link::new(down, seed * 2), clients: HashMap::new() };
-        let line = Arc::new(Line { front, started: Instant::now(), state: Mutex::new(state), changed: Notify::new() });
+        let line =
+            Arc::new(Line { front, source, started: Instant::now(), state: Mutex::new(state), changed: Notify::new() });
         let mut tasks = JoinSet::new();
         tasks.spawn(line.clone().receive());
         tasks.spawn(line.clone().deliver());
@@ -197,8 +205,8 @@ impl Line {
                 return None;
             }
         }
-        let any = if from.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-        let socket = Arc::new(UdpSocket::bind(any).await.ok()?);
+        let any = if from.is_ipv4() { IpAddr::V4(self.source) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+        let socket = Arc::new(UdpSocket::bind((any, 0)).await.ok()?);
         enlarge(&socket);
         let task = tokio::spawn(self.clone().receive_back(socket.clone(), from)).abort_handle();
         let mut state = self.lock();

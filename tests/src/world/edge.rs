@@ -7,7 +7,7 @@ use std::time::Duration;
 
 pub use sluice_edge::CaptureReport as Captured;
 
-use super::gateway::{not_running, wrapped};
+use super::gateway::not_running;
 use super::{Daemon, Doing, Ended, WorldError, free_tcp, must_crash, run};
 
 /// How an edge differs from the usual one.
@@ -22,19 +22,11 @@ pub struct EdgeOptions {
     pub capture: String,
     /// Environment of the daemon, such as `SLUICE_CRASH_AT`.
     pub env: Vec<(String, String)>,
-    /// A program and its arguments that start the daemon in its stead, such as `faketime -f +10d`.
-    pub wrapper: Vec<String>,
 }
 
 impl Default for EdgeOptions {
     fn default() -> Self {
-        Self {
-            rate: "unlimited".into(),
-            extra: HURRY.into(),
-            capture: String::new(),
-            env: Vec::new(),
-            wrapper: Vec::new(),
-        }
+        Self { rate: "unlimited".into(), extra: HURRY.into(), capture: String::new(), env: Vec::new() }
     }
 }
 
@@ -122,7 +114,7 @@ impl Edge {
     /// Starts the daemon without waiting for it.
     pub fn launch(&mut self) -> Result<(), WorldError> {
         self.write_config()?;
-        let mut command = wrapped(&self.options.wrapper, &self.binary);
+        let mut command = Command::new(&self.binary);
         command.args(["run", "--config"]).arg(self.config()).envs(self.options.env.iter().cloned());
         let name = format!("the edge of {}", self.site);
         self.daemon = Some(Daemon::start(&name, command, &self.log(), self.http)?);

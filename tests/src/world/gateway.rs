@@ -22,8 +22,6 @@ pub struct GatewayOptions {
     pub extra: String,
     /// Environment of the daemon, such as `SLUICE_CRASH_AT`.
     pub env: Vec<(String, String)>,
-    /// A program and its arguments that start the daemon in its stead, such as `faketime -f +10d`.
-    pub wrapper: Vec<String>,
 }
 
 impl Default for GatewayOptions {
@@ -35,7 +33,6 @@ impl Default for GatewayOptions {
             announced: None,
             extra: String::new(),
             env: Vec::new(),
-            wrapper: Vec::new(),
         }
     }
 }
@@ -118,7 +115,7 @@ impl Gateway {
 
     /// Starts the daemon without waiting for it.
     pub fn launch(&mut self) -> Result<(), WorldError> {
-        let mut command = wrapped(&self.options.wrapper, &self.binary);
+        let mut command = Command::new(&self.binary);
         command.args(["run", "--config"]).arg(self.config()).envs(self.options.env.iter().cloned());
         self.daemon = Some(Daemon::start("the gateway", command, &self.log(), self.http)?);
         Ok(())
@@ -201,18 +198,6 @@ impl Gateway {
             self.options.extra
         );
         std::fs::write(self.config(), text).doing(|| "writing the gateway's configuration".into())
-    }
-}
-
-/// `binary`, started by `wrapper` where there is one.
-pub(super) fn wrapped(wrapper: &[String], binary: &Path) -> Command {
-    match wrapper {
-        [] => Command::new(binary),
-        [program, args @ ..] => {
-            let mut command = Command::new(program);
-            command.args(args).arg(binary);
-            command
-        }
     }
 }
 

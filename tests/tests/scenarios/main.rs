@@ -14,4 +14,5 @@ mod identity;
 mod line;
 mod room;
 mod sources;
+mod versions;
 mod whole;
