@@ -8,7 +8,7 @@
 //! * [`source`], [`capture`]: where bytes come from; a volume becomes a generation.
 //! * [`volumes`], [`state`], [`journal`], [`spool`], [`identity`]: everything durable.
 //! * [`sender`]: what is done next for a volume, as a pure state machine; `pipeline` does it; [`pace`] chooses the coder's effort.
-//! * [`link`], [`enrol`]: the line to the gateway.
+//! * [`link`], [`mod@enrol`]: the line to the gateway.
 //! * [`daemon`]: all of it together. [`status`], [`admin`], [`metrics`]: how it is seen and asked.
 
 pub mod admin;
