@@ -66,7 +66,9 @@ fn rehydrating_a_delta_writes_only_what_differs() -> Result<()> {
     let already = written_by_children()?;
     branch.prove(&captured, branch.sample.path())?;
     let written = written_by_children()? - already;
-    ensure!(written < 2 * dirty + (4 << 20), "{written} bytes were written for {dirty} dirty ones");
+    // Counted is the whole process: opening and closing its two databases was seen to write 13 MB on a busy machine. Writing all of
+    // the volume, which this is about, would be more than 100 MB.
+    ensure!(written < 2 * dirty + (32 << 20), "{written} bytes were written for {dirty} dirty ones");
     Ok(())
 }
 
