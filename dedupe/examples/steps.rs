@@ -3,7 +3,7 @@
 
 use dedupe::{
     ByteCount, ByteOffset, Draft, Effort, Encoder, EncoderOptions, GenerationId, Job, Keys, Kind, LEAF, Lineage,
-    LineageId, LocalPacks, NewGeneration, SlabNumber, Store, StoreOptions, UnixMillis,
+    LineageId, LocalPacks, NewGeneration, SlabNumber, Store, StoreOptions, UnixMillis, Workspace,
 };
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -60,6 +60,7 @@ fn main() {
         .join(format!("steps-{}", std::process::id()));
     std::fs::create_dir_all(scratch.join("gateway")).expect("scratch");
     let gateway = store(&scratch.join("gateway"));
+    let mut workspace = Workspace::default();
     for (site, dir) in arguments[1..].iter().enumerate() {
         let home = scratch.join(site.to_string());
         std::fs::create_dir_all(&home).expect("scratch");
@@ -115,7 +116,7 @@ fn main() {
                 ingest += std::thread::scope(|scope| {
                     let work = || {
                         let began = cpu();
-                        receiver.ingest(job.number, &encoded.bytes).expect("ingest");
+                        receiver.ingest(job.number, &encoded.bytes, &mut workspace).expect("ingest");
                         cpu() - began
                     };
                     let thread =

@@ -192,9 +192,9 @@ impl Draft {
     fn close_pack(&self, sink: &mut Sink) -> Result<(), StoreError> {
         self.store.pin(sink.data.pack, &mut sink.pins);
         let len = sink.data.finish(&*self.store.storage)?;
-        let full = std::mem::replace(&mut sink.data, PackWriter::new(PackClass::Data, &self.store.keys));
         sink.stats.stored_bytes += len;
-        sink.packs.push((PackClass::Data, full.pack, len));
+        sink.packs.push((PackClass::Data, sink.data.pack, len));
+        sink.data = sink.data.next(&self.store.keys);
         Ok(())
     }
 

@@ -31,6 +31,15 @@ pub struct IngestReport {
     pub prefix_bytes: u64,
 }
 
+/// Buffers of one decode worker, kept from parcel to parcel: fresh memory costs a page fault for every 4 KiB, a sixth of the whole work.
+///
+/// Grows to [`MAX_PREFIX`] + [`SLAB`] bytes.
+#[derive(Debug, Default)]
+pub struct Workspace {
+    prefix: Vec<u8>,
+    leaves: Vec<u8>,
+}
+
 /// What one slab gets from a parcel.
 #[derive(Default)]
 struct Changes {
@@ -47,11 +56,16 @@ impl Draft {
 
     /// Takes parcel `number` in; durable and verified when it returns.
     ///
-    /// Memory: at most [`parcel::MAX_PREFIX`] + [`parcel::MAX_FRESH`] bytes, one slab and one pack.
+    /// Memory: at most the workspace, [`parcel::MAX_FRESH`] bytes and one pack.
     ///
     /// # Errors
     /// After an error nothing of the parcel is kept, and the same parcel, or another encoding of it, may come again.
-    pub fn ingest(self: &Arc<Self>, number: u32, bytes: &[u8]) -> Result<IngestReport, IngestError> {
+    pub fn ingest(
+        self: &Arc<Self>,
+        number: u32,
+        bytes: &[u8],
+        workspace: &mut Workspace,
+    ) -> Result<IngestReport, IngestError> {
         let due = self.next_parcel();
         if number != due {
             return Err(IngestError::WrongNumber { want: due, got: number });
@@ -61,14 +75,20 @@ impl Draft {
         if header.generation != generation.id || header.number != number {
             return Err(IngestError::Damaged("it belongs to another generation or place"));
         }
-        let result = self.take(&header, payload, bytes.len() as u64);
+        let result = self.take(&header, payload, bytes.len() as u64, workspace);
         if result.is_err() {
             self.reset();
         }
         result
     }
 
-    fn take(self: &Arc<Self>, header: &Header, payload: &[u8], coded: u64) -> Result<IngestReport, IngestError> {
+    fn take(
+        self: &Arc<Self>,
+        header: &Header,
+        payload: &[u8],
+        coded: u64,
+        workspace: &mut Workspace,
+    ) -> Result<IngestReport, IngestError> {
         let generation = self.generation();
         let last = generation.size.blocks();
         let runs = header.fresh.iter().chain(&header.zero).map(|run| run.first.0 + run.count);
@@ -76,11 +96,10 @@ impl Draft {
             return Err(IngestError::Damaged("it goes beyond the volume's end"));
         }
         let sources = self.sources(header)?;
-        let prefix = self.prefix(header, &sources)?;
-        let fresh = codec::decode(&prefix, payload, header.fresh_len())
+        let prefix = self.prefix(header, &sources, &mut workspace.prefix)?;
+        let fresh = codec::decode(prefix, payload, header.fresh_len())
             .map_err(|_| IngestError::Damaged("its payload does not unpack"))?;
         let prefix_bytes = prefix.len() as u64;
-        drop(prefix);
         if *blake3::hash(&fresh).as_bytes() != header.fresh_hash {
             return Err(IngestError::Damaged("its payload hashes to something else"));
         }
@@ -93,7 +112,9 @@ impl Draft {
         let mut context = pack::fast_context();
         let mut copied_hash = blake3::Hasher::new();
         for (slab, changes) in by_slab(header) {
-            let row = self.change(&generation, slab, &changes, &fresh, &sources, &mut context, &mut copied_hash)?;
+            let leaves = &mut workspace.leaves;
+            let row =
+                self.change(&generation, slab, &changes, &fresh, &sources, leaves, &mut context, &mut copied_hash)?;
             lock(&self.sink).rows.push((slab, row));
         }
         if !header.copied.is_empty() && *copied_hash.finalize().as_bytes() != header.copied_hash {
@@ -143,7 +164,7 @@ impl Draft {
         }
     }
 
-    fn prefix(&self, header: &Header, sources: &[View]) -> Result<Vec<u8>, IngestError> {
+    fn prefix<'a>(&self, header: &Header, sources: &[View], buffer: &'a mut Vec<u8>) -> Result<&'a [u8], IngestError> {
         let mut parts: Vec<(View, Vec<BlockRun>, Option<u32>)> = Vec::new();
         for (source, runs) in &header.chosen {
             parts.push((self.of_own_site(sources[*source as usize].clone())?, runs.clone(), None));
@@ -161,7 +182,8 @@ impl Draft {
         if blocks > (MAX_PREFIX / BLOCK) as u64 {
             return Err(IngestError::Damaged("it asks for more bases than a parcel may"));
         }
-        let mut prefix = vec![0; blocks as usize * BLOCK];
+        buffer.resize(blocks as usize * BLOCK, 0);
+        let prefix = &mut buffer[..];
         let mut at = 0;
         for (view, runs, parcel) in parts {
             let len = parcel::blocks_in(&runs) as usize * BLOCK;
@@ -170,7 +192,10 @@ impl Draft {
                 .and_then(|number| lock(&self.store.recent).find(&(header.generation, number), |bytes| bytes.len()))
             {
                 Some(bytes) if bytes.len() == len => into.copy_from_slice(&bytes),
-                _ => view.read_blocks(&runs, into).map_err(missing(view.generation().id))?,
+                _ => {
+                    into.fill(0); // what is not stored is zeroes, and the buffer held other bytes
+                    view.read_blocks(&runs, into).map_err(missing(view.generation().id))?;
+                }
             }
             at += len;
         }
@@ -186,6 +211,7 @@ impl Draft {
         changes: &Changes,
         fresh: &[u8],
         sources: &[View],
+        buffer: &mut Vec<u8>,
         context: &mut CCtx<'static>,
         copied_hash: &mut blake3::Hasher,
     ) -> Result<Option<Slab>, IngestError> {
@@ -212,8 +238,17 @@ impl Draft {
             touch(&range);
             new.splice(range, []);
         }
-        let touched: Vec<usize> = touched.into_iter().filter(|leaf| *leaf < new.leaves.len()).collect();
-        let mut bytes = self.leaves(&new, &touched)?;
+        touched.retain(|leaf| *leaf < new.leaves.len());
+        // A leaf that is new as a whole is hashed where it lies; the others are put together from what they were.
+        let whole = whole_leaves(&new, first, changes);
+        for (number, from) in &whole {
+            let range = new.leaf_range(*number);
+            new.leaves[*number] = root::leaf(slab.offset().0 + range.start as u64, &fresh[*from..*from + range.len()]);
+        }
+        let all: Vec<usize> = touched.iter().copied().collect();
+        touched.retain(|leaf| !whole.contains_key(leaf));
+        let touched: Vec<usize> = touched.into_iter().collect();
+        let bytes = self.leaves(&new, &touched, buffer)?;
         let place_of = |at: u32| {
             let leaf = at as usize / LEAF;
             touched.binary_search(&leaf).expect("every changed leaf is listed") * LEAF + at as usize % LEAF
@@ -232,8 +267,10 @@ impl Draft {
         for (run, from) in &changes.fresh {
             let range = span(run.first, run.count);
             for (at, block) in range.clone().step_by(BLOCK).zip(fresh[*from..].chunks_exact(BLOCK)) {
-                let place = place_of(at);
-                bytes[place..place + BLOCK].copy_from_slice(block);
+                if !whole.contains_key(&(at as usize / LEAF)) {
+                    let place = place_of(at);
+                    bytes[place..place + BLOCK].copy_from_slice(block);
+                }
                 new.marks[at as usize / BLOCK] = mark_of(block);
             }
             let pieces = self.put_run(context, range.start as usize, &fresh[*from..*from + range.len()])?;
@@ -245,21 +282,23 @@ impl Draft {
             new.leaves[*number] = root::leaf(slab.offset().0 + range.start as u64, bytes);
         }
         if old.is_none() {
-            settle_zero_leaves(&mut new, slab, &touched);
+            settle_zero_leaves(&mut new, slab, &all);
         }
         new.settle();
         Ok((!new.is_zero()).then_some(new))
     }
 
     /// Bytes of leaves as the record says, leaf after leaf.
-    fn leaves(&self, slab: &Slab, leaves: &[usize]) -> Result<Vec<u8>, StoreError> {
-        let mut bytes = vec![0; leaves.len() * LEAF];
+    fn leaves<'a>(&self, slab: &Slab, leaves: &[usize], buffer: &'a mut Vec<u8>) -> Result<&'a mut [u8], StoreError> {
+        buffer.clear();
+        buffer.resize(leaves.len() * LEAF, 0);
+        let bytes = &mut buffer[..];
         let mut wanted = Vec::new();
         for (at, number) in leaves.iter().enumerate() {
             let start = (number * LEAF) as u32;
             Store::want(slab, start..start + LEAF as u32, at * LEAF, &mut wanted);
         }
-        self.store.fetch(&mut wanted, &mut bytes)?;
+        self.store.fetch(&mut wanted, bytes)?;
         Ok(bytes)
     }
 
@@ -284,6 +323,29 @@ impl Draft {
         }
         Ok(pieces)
     }
+}
+
+/// Leaves of which every byte is in one fresh run, with the place of their bytes in the payload. A leaf that something is copied into is
+/// not among them, since copies are read back.
+fn whole_leaves(slab: &Slab, first: u64, changes: &Changes) -> BTreeMap<usize, usize> {
+    const PER_LEAF: u64 = (LEAF / BLOCK) as u64;
+    let mut whole = BTreeMap::new();
+    for (run, from) in &changes.fresh {
+        let (start, end) = (run.first.0 - first, run.first.0 - first + run.count);
+        for number in start.div_ceil(PER_LEAF)..end.div_ceil(PER_LEAF) {
+            let blocks = slab.leaf_range(number as usize).len().div_ceil(BLOCK) as u64;
+            if number * PER_LEAF + blocks <= end {
+                whole.insert(number as usize, from + (number * PER_LEAF - start) as usize * BLOCK);
+            }
+        }
+    }
+    for copy in &changes.copied {
+        let (start, end) = (copy.to.0 - first, copy.to.0 - first + copy.count);
+        for number in start / PER_LEAF..end.div_ceil(PER_LEAF) {
+            whole.remove(&(number as usize));
+        }
+    }
+    whole
 }
 
 /// Leaves of a slab that was a hole have no values yet, except those just worked out.

@@ -42,7 +42,7 @@ pub use error::{IngestError, SealError, StoreError};
 pub use fault::crash_point;
 pub use generation::{Generation, GenerationStats, Lineage, NewGeneration, Sealed};
 pub use id::*;
-pub use ingest::IngestReport;
+pub use ingest::{IngestReport, Workspace};
 pub use keep::{GcPlan, Pace};
 pub use keys::Keys;
 pub use pack::PackError;

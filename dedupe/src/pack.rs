@@ -139,9 +139,18 @@ impl PackWriter {
         Self::of(PackId::random(), class, keys)
     }
 
+    /// The next pack, in the memory of this one.
+    pub(crate) fn next(&mut self, keys: &Keys) -> Self {
+        Self::begin(PackId::random(), self.class, keys, std::mem::take(&mut self.bytes))
+    }
+
     /// A pack of this id, which must never have been used before: its key follows from it.
     pub(crate) fn of(pack: PackId, class: PackClass, keys: &Keys) -> Self {
-        let mut bytes = Vec::with_capacity(HEADER);
+        Self::begin(pack, class, keys, Vec::with_capacity(HEADER))
+    }
+
+    fn begin(pack: PackId, class: PackClass, keys: &Keys, mut bytes: Vec<u8>) -> Self {
+        bytes.clear();
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&VERSION.to_le_bytes());
         bytes.push(class as u8);

@@ -118,7 +118,7 @@ fn send(
         plan.take_answer(&gateway.find_marks(&rest).expect("marks"));
         let encoded = encoder.encode(plan, Effort::Light, &held).expect("encode");
         bytes += encoded.bytes.len();
-        receiver.ingest(job.number, &encoded.bytes).expect("ingest");
+        receiver.ingest(job.number, &encoded.bytes, &mut Workspace::default()).expect("ingest");
         (job.number, job.cursor) = (job.number + 1, encoded.cursor);
     }
     let root = edge.generation(target.id).expect("generation").expect("there").sealed.expect("sealed").root;
@@ -296,20 +296,23 @@ fn parcels_out_of_order_damaged_or_on_another_base_are_refused_and_leave_nothing
     }
     assert_eq!(parcels.len(), 3);
     let receiver = gateway.store.draft(target.clone()).expect("draft");
-    assert!(matches!(receiver.ingest(1, &parcels[1]), Err(IngestError::WrongNumber { want: 0, got: 1 })));
+    assert!(matches!(
+        receiver.ingest(1, &parcels[1], &mut Workspace::default()),
+        Err(IngestError::WrongNumber { want: 0, got: 1 })
+    ));
     for at in [0, 6, 40, parcels[0].len() / 2, parcels[0].len() - 1] {
         let mut damaged = parcels[0].clone();
         damaged[at] ^= 4;
-        assert!(receiver.ingest(0, &damaged).is_err(), "a flipped bit at {at}");
+        assert!(receiver.ingest(0, &damaged, &mut Workspace::default()).is_err(), "a flipped bit at {at}");
     }
-    assert!(receiver.ingest(0, &parcels[1]).is_err(), "another parcel under this number");
+    assert!(receiver.ingest(0, &parcels[1], &mut Workspace::default()).is_err(), "another parcel under this number");
     for (number, parcel) in (0..).zip(&parcels[..2]) {
-        receiver.ingest(number, parcel).expect("ingest");
+        receiver.ingest(number, parcel, &mut Workspace::default()).expect("ingest");
     }
     assert!(matches!(receiver.seal_as(root, UnixMillis(1)), Err(SealError::WrongRoot(_))), "a parcel is missing");
     drop(receiver);
     let receiver = gateway.store.draft(target.clone()).expect("the draft goes on");
-    receiver.ingest(receiver.next_parcel(), &parcels[2]).expect("ingest");
+    receiver.ingest(receiver.next_parcel(), &parcels[2], &mut Workspace::default()).expect("ingest");
     receiver.seal_as(root, UnixMillis(1)).expect("seal");
     assert_eq!(read(&gateway.store, target.id), volume);
 
@@ -327,7 +330,9 @@ fn parcels_out_of_order_damaged_or_on_another_base_are_refused_and_leave_nothing
     let held = |id: GenerationId| id == target.id;
     let plan = encoder.plan(&job, &held).expect("plan").expect("some");
     let encoded = encoder.encode(plan, Effort::Quick, &held).expect("encode");
-    assert!(matches!(stranger.ingest(0, &encoded.bytes), Err(IngestError::MissingBase(id)) if id == target.id));
+    assert!(
+        matches!(stranger.ingest(0, &encoded.bytes, &mut Workspace::default()), Err(IngestError::MissingBase(id)) if id == target.id)
+    );
 }
 
 #[test]

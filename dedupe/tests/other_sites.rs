@@ -5,7 +5,7 @@ use dedupe::codec::{self, CodecMemory, Effort};
 use dedupe::parcel::{self, Copied, Header};
 use dedupe::{
     BLOCK, BlockNumber, BlockRun, ByteCount, Draft, GenerationId, IngestError, Keys, Kind, Lineage, LineageId,
-    LocalPacks, NewGeneration, SiteId, SlabNumber, Store, StoreOptions, UnixMillis,
+    LocalPacks, NewGeneration, SiteId, SlabNumber, Store, StoreOptions, UnixMillis, Workspace,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -87,11 +87,11 @@ fn bytes_of_another_site_cannot_be_guessed_through_a_prefix() {
     let chosen = |id| Header { sources: vec![id], chosen: vec![(0, vec![ONE_BLOCK])], ..header(&draft) };
     let based = |id| Header { base: Some(id), ..header(&draft) };
     for foreign in [chosen(victim), based(victim)] {
-        let refused = draft.ingest(0, &guessing(foreign, &block));
+        let refused = draft.ingest(0, &guessing(foreign, &block), &mut Workspace::default());
         // The same as for a generation that does not exist: even a right guess tells nothing.
         assert!(matches!(refused, Err(IngestError::MissingBase(id)) if id == victim), "{refused:?}");
     }
-    draft.ingest(0, &guessing(chosen(own), &block)).expect("works");
+    draft.ingest(0, &guessing(chosen(own), &block), &mut Workspace::default()).expect("works");
 }
 
 #[test]
@@ -109,12 +109,12 @@ fn copies_from_another_site_need_the_hash_of_what_is_copied() {
         let memory = CodecMemory { long_log: 16, chain_log: 0 };
         parcel::assemble(&header, &codec::encode(&[], 0, Effort::Normal, memory).expect("works"))
     };
-    let refused = draft.ingest(0, &copied(blake3::hash(b"a guess")));
+    let refused = draft.ingest(0, &copied(blake3::hash(b"a guess")), &mut Workspace::default());
     assert!(matches!(refused, Err(IngestError::MissingBase(id)) if id == victim), "{refused:?}");
     let generation = draft.generation().id;
     assert!(!store.generation(generation).expect("works").expect("works").is_sealed());
     let mut read = vec![1; BLOCK];
     store.view(generation).expect("works").read(dedupe::ByteOffset(0), &mut read).expect("works");
     assert_ne!(read, block, "nothing of the refused copy stays");
-    draft.ingest(0, &copied(blake3::hash(&block))).expect("works");
+    draft.ingest(0, &copied(blake3::hash(&block)), &mut Workspace::default()).expect("works");
 }

@@ -167,6 +167,8 @@ pub enum Answer {
         mended: usize,
         /// Generations whose edges were asked for blocks.
         asked: usize,
+        /// Generations whose edges are asked when they connect.
+        waiting: usize,
     },
     /// The authorities.
     Authorities {

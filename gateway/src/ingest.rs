@@ -10,10 +10,10 @@ use crate::state::{StateError, TenantStore};
 use dedupe::parcel::{MAX_FRESH, MAX_PARCEL, MAX_PREFIX};
 use dedupe::{
     BlockRun, ByteCount, Draft, Generation, GenerationId, IngestError, IngestReport, Lineage, LineageId, NewGeneration,
-    Root, SealError, SiteId, StoreError, UnixMillis,
+    Root, SealError, SiteId, StoreError, UnixMillis, Workspace,
 };
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use wire::message::{FromGateway, GenerationOffer, MAX_FRAME, Refusal, VolumeOffer};
@@ -35,6 +35,8 @@ pub struct Pool {
     permits: Arc<Semaphore>,
     incoming: Incoming,
     metrics: Arc<Metrics>,
+    /// Of the workers that rest; no more than there are workers.
+    workspaces: Arc<Mutex<Vec<Workspace>>>,
 }
 
 /// A generation that is arriving.
@@ -89,7 +91,12 @@ impl Receiving {
 impl Pool {
     /// A pool of `workers` that reads parts from `incoming`.
     pub fn new(workers: usize, incoming: Incoming, metrics: Arc<Metrics>) -> Pool {
-        Pool { permits: Arc::new(Semaphore::new(workers)), incoming, metrics }
+        Pool { permits: Arc::new(Semaphore::new(workers)), incoming, metrics, workspaces: Arc::default() }
+    }
+
+    /// Gives the memory of workers that rest back.
+    pub(crate) fn rest(&self) {
+        lock(&self.workspaces).clear();
     }
 
     /// Where parts lie.
@@ -112,10 +119,13 @@ impl Pool {
         }
         let permit = self.permits.clone().acquire_owned().await.expect("the pool is never closed");
         let (tenant, receiving, metrics) = (tenant.clone(), receiving.clone(), self.metrics.clone());
+        let workspaces = self.workspaces.clone();
         let work = move || {
             let _permit = permit;
             let timer = metrics.ingest_seconds.start_timer();
-            let taken = take_in(&tenant, &receiving, number, &part);
+            let mut workspace = lock(&workspaces).pop().unwrap_or_default();
+            let taken = take_in(&tenant, &receiving, number, &part, &mut workspace);
+            lock(&workspaces).push(workspace);
             drop(timer);
             if let Ok((report, len)) = &taken {
                 metrics.parcels.inc();
@@ -128,11 +138,16 @@ impl Pool {
     }
 }
 
+fn lock(workspaces: &Mutex<Vec<Workspace>>) -> MutexGuard<'_, Vec<Workspace>> {
+    workspaces.lock().expect("no thread panics while it takes or returns one")
+}
+
 fn take_in(
     tenant: &TenantStore,
     receiving: &Receiving,
     number: u32,
     part: &Part,
+    workspace: &mut Workspace,
 ) -> Result<(IngestReport, u64), Refusal> {
     dedupe::crash_point("gateway.ingest.before");
     let bytes = match part.read_whole() {
@@ -140,7 +155,7 @@ fn take_in(
         Err(PartError::Damaged) => return Err(Refusal::Damaged(PartError::Damaged.to_string())),
         Err(PartError::File(error)) => return Err(file_refusal(error)),
     };
-    let taken = receiving.draft.ingest(number, &bytes);
+    let taken = receiving.draft.ingest(number, &bytes, workspace);
     dedupe::crash_point("gateway.ingest.after");
     let due = receiving.draft.next_parcel();
     receiving.next.send_replace(due);

@@ -24,6 +24,7 @@ pub mod live;
 pub mod metrics;
 pub mod packs;
 pub mod rehydrate;
+mod repairs;
 mod server;
 mod session;
 pub mod state;

@@ -2,8 +2,9 @@
 
 use crate::ingest::Receiving;
 use crate::metrics::Metrics;
+use crate::repairs::Question;
 use crate::state::TenantStore;
-use dedupe::{BlockRun, GenerationId, SiteId, TenantId};
+use dedupe::{GenerationId, SiteId, TenantId};
 use quinn::Connection;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -62,8 +63,8 @@ pub struct LiveSession {
     commands: mpsc::Sender<Command>,
     receiving: Mutex<HashMap<GenerationId, Arc<Receiving>>>,
     status: Mutex<EdgeStatus>,
-    /// Blocks that this edge was asked for, by the question's number.
-    repairs: Mutex<HashMap<u64, GenerationId>>,
+    /// Damaged blocks that this edge was asked for, by the question's number.
+    repairs: Mutex<HashMap<u64, Question>>,
 }
 
 /// What a new session begins with.
@@ -106,6 +107,9 @@ impl Live {
             sessions.remove(&session.site);
         }
         drop(sessions);
+        for (_, unanswered) in session.lock_repairs().drain() {
+            let _too_many_wait_already = session.tenant.repairs.put(session.site, unanswered);
+        }
         // The control connection closes itself, once its last message has arrived.
         session.close_data(CloseCode::Done, "the control connection ended");
         self.count();
@@ -214,20 +218,26 @@ impl LiveSession {
         self.lock_receiving().get(&id).cloned()
     }
 
-    /// Asks the edge for blocks whose copy here is damaged. Does nothing when the session is too busy: the next scrub asks again.
-    pub(crate) fn ask_repair(&self, generation: GenerationId, blocks: Vec<BlockRun>) {
-        let mut repairs = self.repairs.lock().expect("no thread panics while it holds the repairs");
+    /// Whether there is room for one more question for damaged blocks.
+    pub(crate) fn may_ask_repair(&self) -> bool {
+        self.lock_repairs().len() < MAX_REPAIRS
+    }
+
+    /// Asks the edge for damaged blocks. `false`: the session is too busy.
+    pub(crate) fn ask_repair(&self, question: Question) -> bool {
+        let mut repairs = self.lock_repairs();
         let id = repairs.keys().max().map_or(1, |last| last + 1);
-        let question = FromGateway::RepairWanted { id, generation, blocks };
-        if repairs.len() < MAX_REPAIRS && self.commands.try_send(Command::Say(question)).is_ok() {
-            repairs.insert(id, generation);
+        let said = FromGateway::RepairWanted { id, generation: question.generation(), blocks: vec![question.blocks()] };
+        let asked = self.commands.try_send(Command::Say(said)).is_ok();
+        if asked {
+            repairs.insert(id, question);
         }
+        asked
     }
 
     /// Whether these blocks were asked for; they are then asked for no more.
     pub(crate) fn take_repair(&self, id: u64, generation: GenerationId) -> bool {
-        let mut repairs = self.repairs.lock().expect("no thread panics while it holds the repairs");
-        repairs.remove(&id) == Some(generation)
+        self.lock_repairs().remove(&id).is_some_and(|question| question.generation() == generation)
     }
 
     /// What the edge said last about itself.
@@ -252,6 +262,10 @@ impl LiveSession {
 
     fn lock_data(&self) -> MutexGuard<'_, Option<Connection>> {
         self.data.lock().expect("no thread panics while it holds a connection")
+    }
+
+    fn lock_repairs(&self) -> MutexGuard<'_, HashMap<u64, Question>> {
+        self.repairs.lock().expect("no thread panics while it holds the repairs")
     }
 
     fn lock_receiving(&self) -> MutexGuard<'_, HashMap<GenerationId, Arc<Receiving>>> {

@@ -167,13 +167,19 @@ impl Worker {
                 Some(blocking(move || ingest::fetch(&tenant, site, id, generation, &blocks)).await?)
             }
             Action::Repair { id, generation, parcel } => {
-                if live.take_repair(id, generation) && !parcel.is_empty() {
-                    blocking(move || ingest::repair(&tenant, site, generation, &parcel)).await?;
+                match live.take_repair(id, generation) {
+                    true if parcel.is_empty() => {
+                        tracing::warn!(%site, %generation, "the edge has damaged blocks no more: this generation cannot be mended");
+                    }
+                    true => blocking(move || ingest::repair(&tenant, site, generation, &parcel)).await?,
+                    false => {}
                 }
+                live.ask_for_repairs();
                 None
             }
             Action::Note(status) => {
                 live.set_status(status);
+                live.ask_for_repairs(); // the first status follows the welcome
                 None
             }
             Action::Admit(_) | Action::Send(_) | Action::Close(_) => None, // not jobs

@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::files::{self, FileError};
 use crate::ingest::Receiving;
 use crate::packs::ObjectPacks;
+use crate::repairs::Repairs;
 use dedupe::{GenerationId, Keys, PackStorage, StorageError, Store, StoreError, StoreOptions, TenantId, UnixMillis};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -89,6 +90,7 @@ pub struct TenantStore {
     /// One entry per draft that is in use: two `Draft`s of one generation would not know of each other.
     receiving: Mutex<HashMap<GenerationId, Arc<Receiving>>>,
     failed: AtomicBool,
+    pub(crate) repairs: Repairs,
 }
 
 impl std::fmt::Debug for TenantStore {
@@ -180,6 +182,7 @@ impl State {
             store: self.open_store(id)?,
             receiving: Mutex::default(),
             failed: AtomicBool::new(false),
+            repairs: Repairs::default(),
         });
         tenants.insert(id, opened.clone());
         Ok(opened)

@@ -1,9 +1,9 @@
 //! Work in the background: each worker has a name, a line that says what it does, and a share of the time that it may take.
 
-use crate::live::Live;
+use crate::repairs;
 use crate::server::{Gateway, server_config};
 use crate::state::TenantStore;
-use dedupe::{Damage, Generation, Pace, Progress, StoreError, UnixMillis};
+use dedupe::{Generation, Pace, Progress, StoreError, UnixMillis};
 use monitoring::Check;
 use quinn::Endpoint;
 use std::collections::BTreeMap;
@@ -28,9 +28,6 @@ const GC_TRANQUILLITY: Pace = Pace(0.5);
 const SCRUB_TRANQUILLITY: Pace = Pace(0.1);
 /// Expired tokens and certificates are kept so long, for whoever asks what happened.
 const KEEP_EXPIRED: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Blocks that one question for a repair asks for: 48 × 4 KiB fit a frame with room, also when they do not compress.
-const REPAIR_BLOCKS: u64 = 48;
-
 /// What the workers are doing, for whoever asks.
 #[derive(Debug, Default)]
 pub struct Board {
@@ -132,6 +129,7 @@ async fn run(gateway: Arc<Gateway>, board: Arc<Board>, name: &'static str, every
 
 fn figures(gateway: &Gateway, stores: &Check) -> String {
     gateway.tidy_limiters();
+    gateway.pool.rest();
     gateway.metrics.read_stores(&gateway.state);
     let failed: Vec<_> = gateway.state.open_tenants().into_iter().filter(|tenant| tenant.has_failed()).collect();
     for tenant in &failed {
@@ -207,14 +205,16 @@ fn collection(gateway: &Arc<Gateway>, progress: &Progress) -> String {
 }
 
 fn scrub(gateway: &Arc<Gateway>, progress: &Progress) -> String {
-    let (mut damages, mut asked) = (0, 0);
+    let (mut damages, mut asked, mut later) = (0, 0, 0);
     for tenant in gateway.state.open_tenants() {
         match tenant.store.scrub(SCRUB_TRANQUILLITY, progress) {
             Ok(found) => {
                 for damage in &found {
                     tracing::error!(tenant = %tenant.id, pack = %damage.pack, what = damage.what, mended = damage.mended, "damage found");
-                    asked += ask_repairs(&tenant, &gateway.live, damage);
                 }
+                let repairs = repairs::ask(&tenant, &gateway.live, &found);
+                asked += repairs.now;
+                later += repairs.later;
                 damages += found.len();
             }
             Err(StoreError::Cancelled) => return "was stopped with the daemon".into(),
@@ -224,26 +224,7 @@ fn scrub(gateway: &Arc<Gateway>, progress: &Progress) -> String {
             }
         }
     }
-    format!("found {damages} damages and asked for blocks of {asked} generations")
-}
-
-/// Asks the edges for the blocks that a damage took away; returns how many generations were asked about.
-pub(crate) fn ask_repairs(tenant: &TenantStore, live: &Live, damage: &Damage) -> usize {
-    let mut asked = 0;
-    for (generation, runs) in &damage.lost {
-        let known = tenant.store.generation(*generation).ok().flatten();
-        let lineage = known.and_then(|known| tenant.store.lineage(known.lineage).ok().flatten());
-        let Some(session) = lineage.and_then(|lineage| live.of_site(lineage.site?)) else { continue };
-        asked += 1;
-        for run in runs {
-            for first in (0..run.count).step_by(REPAIR_BLOCKS as usize) {
-                let count = (run.count - first).min(REPAIR_BLOCKS);
-                let part = dedupe::BlockRun { first: dedupe::BlockNumber(run.first.0 + first), count };
-                session.ask_repair(*generation, vec![part]);
-            }
-        }
-    }
-    asked
+    format!("found {damages} damages and asked for blocks of {asked} generations; those of {later} wait for their edge")
 }
 
 /// Listens with a new certificate, and drops what expired long ago.

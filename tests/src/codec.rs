@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use dedupe::{
     BlockNumber, ByteCount, Effort, Encoder, GenerationId, Job, Keys, Kind, Lineage, LineageId, LocalPacks, Mark,
-    NewGeneration, Progress, Root, Store, StoreOptions, UnixMillis,
+    NewGeneration, Progress, Root, Store, StoreOptions, UnixMillis, Workspace,
 };
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
@@ -145,14 +145,14 @@ impl Sender {
         let mut figures = Figures { dirty: captured.dirty_bytes, ..Figures::default() };
         figures.capture = [captured.elapsed.as_secs_f64(), captured.cpu.as_secs_f64()];
         let held = |id: GenerationId| self.held.contains(&id);
-        let mut cursor = BlockNumber(0);
+        let (mut cursor, mut workspace) = (BlockNumber(0), Workspace::default());
         for number in 0.. {
             let job = Job { base, target: generation.id, cursor, number, plain: false };
             let Some(mut plan) = self.encoder.plan(&job, &held)? else { break };
             figures.asked += ask(&mut plan, receiver)?;
             let encoded = self.encoder.encode(plan, effort, &held)?;
             let before = cpu_of_this_thread();
-            let report = draft.ingest(number, &encoded.bytes)?;
+            let report = draft.ingest(number, &encoded.bytes, &mut workspace)?;
             figures.ingest_cpu += (cpu_of_this_thread() - before).as_secs_f64();
             figures.prefix += report.prefix_bytes;
             figures.coded += encoded.bytes.len() as u64;

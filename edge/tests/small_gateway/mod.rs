@@ -4,6 +4,7 @@
 
 use dedupe::{
     Draft, GenerationId, Keys, Lineage, LocalPacks, NewGeneration, SiteId, Store, StoreOptions, TenantId, UnixMillis,
+    Workspace,
 };
 use shaping::{Rate, Role, Shaper};
 use std::collections::HashMap;
@@ -331,7 +332,8 @@ impl SmallGateway {
         }
         assert_eq!(*blake3::hash(&bytes).as_bytes(), hash);
         let _in_turn = self.0.ingest.lock().await;
-        let ingested = tokio::task::spawn_blocking(move || draft.ingest(number, &bytes)).await.unwrap();
+        let ingested =
+            tokio::task::spawn_blocking(move || draft.ingest(number, &bytes, &mut Workspace::default())).await.unwrap();
         let reply = match ingested {
             Ok(_) => {
                 self.0.acknowledged.fetch_add(1, Ordering::Relaxed);

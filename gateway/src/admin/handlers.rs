@@ -6,7 +6,7 @@ use crate::live::Live;
 use crate::rehydrate::Rehydration;
 use crate::state::{State, TenantStore};
 use crate::workers::Board;
-use crate::{backup, enrol, workers};
+use crate::{backup, enrol, repairs};
 use dedupe::{BLOCK, Generation, Lineage, Pace, Progress, Store, StoreOptions, UnixMillis};
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -244,21 +244,23 @@ impl Admin {
     }
 
     fn scrub(&self, report: &mut dyn FnMut(Report) -> bool) -> Result<Answer, AdminError> {
-        let (mut damages, mut mended, mut asked) = (Vec::new(), 0, 0);
+        let (mut damages, mut mended, mut asked, mut waiting) = (Vec::new(), 0, 0, 0);
         for (tenant, store) in self.state.all_tenants()? {
             let found = watch(report, |progress, phase| {
                 phase("reading packs");
                 store.store.scrub(Pace(1.0), progress)
             })?;
+            if let Some(daemon) = &self.daemon {
+                let repairs = repairs::ask(&store, &daemon.live, &found);
+                asked += repairs.now;
+                waiting += repairs.later;
+            }
             for damage in found {
                 mended += usize::from(damage.mended);
                 damages.push(format!("{}: pack {}: {}", tenant.name, damage.pack, damage.what));
-                if let Some(daemon) = &self.daemon {
-                    asked += workers::ask_repairs(&store, &daemon.live, &damage);
-                }
             }
         }
-        Ok(Answer::Scrubbed { damages, mended, asked })
+        Ok(Answer::Scrubbed { damages, mended, asked, waiting })
     }
 
     fn authority(&self, what: &Authority) -> Result<Answer, AdminError> {

@@ -103,10 +103,10 @@ pub fn answer(answer: &Answer) -> String {
             text
         }
         Answer::Scrubbed { damages, .. } if damages.is_empty() => "Everything is as it was written.\n".into(),
-        Answer::Scrubbed { damages, mended, asked } => {
+        Answer::Scrubbed { damages, mended, asked, waiting } => {
             let mut text: String = damages.iter().map(|damage| format!("{}\n", printable(damage))).collect();
             text += &format!(
-                "{} damages, {mended} of them mended from their second copy; edges were asked for blocks of {asked} generations.\n",
+                "{} damages, {mended} of them mended from their second copy; edges were asked for blocks of {asked} generations, and those of {waiting} are asked for when their edge connects.\n",
                 damages.len()
             );
             text

@@ -46,7 +46,11 @@ fn a_flipped_bit_in_a_pack_of_the_gateway_is_found_named_and_repaired_from_the_e
     let error = refused.err().context("a damaged generation must not be rebuilt as if nothing were")?.to_string();
     let name = pack.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     ensure!(error.contains(&name), "the error names pack {name}: {error}");
-    branch.gateway.run("scrub", &[])?;
+    // The damage is found while the edge is away, as it mostly will be: it is asked when it comes back.
+    branch.edge.stop()?;
+    let said = branch.gateway.run("scrub", &[])?;
+    ensure!(said.contains("asked for when their edge connects"), "the scrub says what it waits for: {said}");
+    branch.edge.start()?;
     let captured = branch.edge.capture(VOLUME)?;
     let deadline = Instant::now() + RECOVERY;
     while branch.gateway.rehydrate(&branch.volume(), "latest", &branch.rebuilt()).is_err() {
