@@ -27,6 +27,7 @@
 mod breaker;
 mod bucket;
 mod meter;
+pub mod policy;
 mod shaper;
 mod socket;
 mod transport;

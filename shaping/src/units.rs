@@ -9,8 +9,8 @@ use std::str::FromStr;
 #[serde(try_from = "String", into = "String")]
 pub struct BitsPerSec(u64);
 
-/// What the line may be used for now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// What the line may be used for now. Ordered by what it lets through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Rate {
     /// Data sends nothing at all; control keeps its small reserve. Written `0`.
