@@ -1,18 +1,20 @@
 //! A policy as a TOML document: read with errors that name line, field and remedy, and written again.
 
-use super::calendar::WhenError;
-use super::grid::{self, GridError, cell_of, days_of, days_text, time_text};
+mod place;
+mod text;
+
+use super::grid::{self, GridError, days_of};
 use super::{
-    Bend, Blackout, BlackoutKind, Exception, Grid, Hold, Holidays, Hours, Line, Override, Period, Policy, Profile,
-    ProfileNumber, QuotaRule, Share, VolumeClass, VolumeRule, When,
+    Bend, Blackout, BlackoutKind, Exception, Grid, Hold, Holidays, Line, Override, Period, Policy, Profile,
+    ProfileNumber, QuotaRule, Share, VolumeClass, VolumeRule,
 };
-use crate::units::{BitsPerSec, Rate};
+use crate::units::Rate;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp, ToSpan};
+use jiff::{SignedDuration, ToSpan};
+use place::{Place, period_of, share_of, size_of};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::time::Duration;
 use toml::Spanned;
 
@@ -191,86 +193,6 @@ struct RawLocal {
     boost: Option<Spanned<String>>,
 }
 
-/// Turns places in the text into lines, for errors.
-struct Place<'a>(&'a str);
-
-impl Place<'_> {
-    fn wrong<T>(&self, value: &Spanned<T>, field: impl Into<String>, why: impl ToString) -> PolicyError {
-        let before = &self.0.as_bytes()[..value.span().start.min(self.0.len())];
-        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-        PolicyError::Field { line, field: field.into(), why: why.to_string() }
-    }
-
-    fn number<N: TryFrom<i64> + PartialOrd + std::fmt::Display>(
-        &self,
-        value: &Spanned<i64>,
-        field: &str,
-        bounds: std::ops::RangeInclusive<N>,
-    ) -> Result<N, PolicyError> {
-        N::try_from(*value.get_ref()).ok().filter(|number| bounds.contains(number)).ok_or_else(|| {
-            self.wrong(
-                value,
-                field,
-                format!("{} is not between {} and {}", value.get_ref(), bounds.start(), bounds.end()),
-            )
-        })
-    }
-
-    fn share(&self, value: &Spanned<String>, field: &str) -> Result<Share, PolicyError> {
-        share_of(value.get_ref()).map_err(|why| self.wrong(value, field, why))
-    }
-
-    fn limit(&self, value: &Spanned<String>, field: &str) -> Result<BitsPerSec, PolicyError> {
-        match value.get_ref().parse::<Rate>() {
-            Ok(Rate::Limited(limit)) => Ok(limit),
-            Ok(_) => Err(self.wrong(value, field, "a rate is needed, as in \"2 Mbit/s\"")),
-            Err(why) => Err(self.wrong(value, field, why)),
-        }
-    }
-
-    fn duration(&self, value: &Spanned<String>, field: &str, example: &str) -> Result<Duration, PolicyError> {
-        duration_of(value.get_ref()).ok_or_else(|| {
-            self.wrong(value, field, format!("\"{}\" is no time span: write \"{example}\"", value.get_ref()))
-        })
-    }
-
-    fn date(&self, value: &Spanned<String>, text: &str, field: &str) -> Result<Date, PolicyError> {
-        text.parse().map_err(|_| self.wrong(value, field, format!("\"{text}\" is no date: write \"2026-10-01\"")))
-    }
-
-    fn when(&self, value: &Spanned<String>) -> Result<When, PolicyError> {
-        value.get_ref().parse().map_err(|why: WhenError| self.wrong(value, "when", why))
-    }
-
-    fn hours(&self, value: Option<&Spanned<String>>) -> Result<Hours, PolicyError> {
-        let Some(value) = value else { return Ok(Hours::DAY) };
-        let ends = value.get_ref().split_once('-').and_then(|(from, to)| {
-            let (from, to) = (cell_of(from.trim())?, cell_of(to.trim())?);
-            (from != to && from < grid::CELLS_PER_DAY).then_some((from, to))
-        });
-        let (from, to) = ends.ok_or_else(|| {
-            let why =
-                format!("\"{}\" is no part of a day: write \"08:00-18:30\", on quarters of an hour", value.get_ref());
-            self.wrong(value, "hours", why)
-        })?;
-        Ok(Hours { from: from * grid::CELL_MINUTES, to: to * grid::CELL_MINUTES })
-    }
-
-    fn instant(&self, value: &Spanned<String>, field: &str) -> Result<Timestamp, PolicyError> {
-        value.get_ref().parse().map_err(|_| {
-            let why = format!("\"{}\" is no instant: write \"2026-12-31T19:30:00Z\", with the zone", value.get_ref());
-            self.wrong(value, field, why)
-        })
-    }
-
-    fn day(&self, value: &Spanned<String>, field: &str) -> Result<usize, PolicyError> {
-        match days_of(value.get_ref()).as_deref() {
-            Ok([day]) => Ok(*day),
-            _ => Err(self.wrong(value, field, format!("\"{}\" is not one day: write \"sun\"", value.get_ref()))),
-        }
-    }
-}
-
 impl Policy {
     /// Reads a document and checks all that can be checked without knowing the date; see [`Policy::check_overlaps`].
     pub fn parse(text: &str) -> Result<Policy, PolicyError> {
@@ -375,118 +297,10 @@ impl Policy {
         }
         Ok(())
     }
-
-    /// The document that [`Policy::parse`] reads as this policy.
-    pub fn text(&self) -> String {
-        let mut text = String::new();
-        self.write(&mut text).expect("writing to a string does not fail");
-        text
-    }
-
-    fn write(&self, text: &mut String) -> std::fmt::Result {
-        let name = |number: ProfileNumber| quoted(&self.profile(number).name);
-        writeln!(text, "version = {}\nzone = {}", self.version, quoted(self.zone.iana_name().unwrap_or("UTC")))?;
-        let line = &self.line;
-        writeln!(text, "\n[line]\nup = \"{}\"\ndown = \"{}\"\ncap = \"{}\"", line.up, line.down, share_text(line.cap))?;
-        match line.courtesy {
-            Some(delay) => writeln!(text, "courtesy = \"{} ms\"", delay.as_millis())?,
-            None => writeln!(text, "courtesy = \"off\"")?,
-        }
-        writeln!(text, "packet_overhead = {}\n\n[profiles]", line.packet_overhead)?;
-        for profile in &self.profiles[1..] {
-            match profile.up == profile.down {
-                true => writeln!(text, "{} = \"{}\"", profile.name, share_text(profile.up))?,
-                false => writeln!(
-                    text,
-                    "{} = {{ up = \"{}\", down = \"{}\" }}",
-                    profile.name,
-                    share_text(profile.up),
-                    share_text(profile.down)
-                )?,
-            }
-        }
-        writeln!(text, "\n[grid]")?;
-        for run in self.grid.alike() {
-            let day = self.grid.day_text(run.start, |number| &self.profile(number).name);
-            writeln!(text, "{} = \"{day}\"", days_text(run))?;
-        }
-        writeln!(text, "\n[holidays]")?;
-        if let Some(row) = self.holidays_as {
-            writeln!(text, "as = \"{}\"", grid::DAY_NAMES[row])?;
-        }
-        writeln!(text, "working_as = \"{}\"\noff = [", grid::DAY_NAMES[self.working_as])?;
-        for (date, name) in &self.holidays.off {
-            writeln!(text, "  {},", quoted(format!("{date} {name}").trim_end()))?;
-        }
-        writeln!(text, "]\nworking = [")?;
-        for date in &self.holidays.working {
-            writeln!(text, "  \"{date}\",")?;
-        }
-        writeln!(text, "]")?;
-        for rule in &self.exceptions {
-            writeln!(text, "\n[[exceptions]]\nname = {}\nwhen = \"{}\"", quoted(&rule.name), rule.when)?;
-            writeln!(text, "hours = \"{}\"\nprofile = {}", hours_text(rule.hours), name(rule.profile))?;
-        }
-        for rule in &self.blackouts {
-            let kind = if rule.kind == BlackoutKind::Silent { "silent" } else { "data" };
-            writeln!(text, "\n[[blackouts]]\nname = {}\nwhen = \"{}\"", quoted(&rule.name), rule.when)?;
-            writeln!(text, "hours = \"{}\"\nkind = \"{kind}\"", hours_text(rule.hours))?;
-        }
-        for bend in &self.overrides {
-            writeln!(text, "\n[[overrides]]\nid = {}", bend.id)?;
-            match bend.bend {
-                Bend::Pause => writeln!(text, "bend = \"pause\"")?,
-                Bend::Boost { rate, pierce } => writeln!(text, "bend = \"boost {rate}\"\npierce = {pierce}")?,
-            }
-            writeln!(text, "from = \"{}\"\nuntil = \"{}\"", bend.from, bend.until)?;
-            if let Some(volume) = &bend.volume {
-                writeln!(text, "volume = {}", quoted(volume))?;
-            }
-            writeln!(text, "actor = {}\nreason = {}", quoted(&bend.actor), quoted(&bend.reason))?;
-        }
-        if let Some(hold) = &self.hold {
-            writeln!(text, "\n[hold]\nactor = {}\nreason = {}", quoted(&hold.actor), quoted(&hold.reason))?;
-        }
-        for rule in &self.quotas {
-            writeln!(text, "\n[[quotas]]\nperiod = \"{}\"\nlimit = \"{} B\"", period_text(rule.period), rule.limit)?;
-            writeln!(text, "warn = {}\neven = {}", rule.warn, rule.even)?;
-            if let Some((percent, profile)) = rule.soft {
-                writeln!(text, "soft = \"{percent} % {}\"", self.profile(profile).name)?;
-            }
-        }
-        for rule in &self.volumes {
-            let class = match rule.class {
-                VolumeClass::Critical => "critical",
-                VolumeClass::Normal => "normal",
-                VolumeClass::Bulk => "bulk",
-            };
-            writeln!(
-                text,
-                "\n[[volumes]]\nname = {}\nclass = \"{class}\"\nweight = {}",
-                quoted(&rule.name),
-                rule.weight
-            )?;
-            for (field, rate) in [("cap", rule.cap), ("floor", rule.floor)] {
-                if let Some(rate) = rate {
-                    writeln!(text, "{field} = \"{rate}\"")?;
-                }
-            }
-            if let Some(lag) = rule.lag {
-                writeln!(text, "lag = \"{} s\"", lag.as_secs())?;
-            }
-        }
-        writeln!(
-            text,
-            "\n[clock]\nholdover = \"{} s\"\nuntrusted = {}",
-            self.clock_holdover.as_secs(),
-            name(self.untrusted_clock)
-        )?;
-        if let Some(boost) = self.local_boost {
-            writeln!(text, "\n[local]\nboost = \"{}\"", share_text(boost))?;
-        }
-        Ok(())
-    }
 }
+
+/// Finds a profile that a field names.
+type Named<'a> = dyn Fn(&Spanned<String>, &str) -> Result<ProfileNumber, PolicyError> + 'a;
 
 fn profiles_of(place: &Place<'_>, raw: &BTreeMap<Spanned<String>, RawProfile>) -> Result<Vec<Profile>, PolicyError> {
     let closed = Share::Rate(Rate::Closed);
@@ -642,11 +456,7 @@ fn bend_of(text: &str, pierce: bool) -> Result<Bend, String> {
     }
 }
 
-fn quota_of(
-    place: &Place<'_>,
-    raw: &RawQuota,
-    named: &dyn Fn(&Spanned<String>, &str) -> Result<ProfileNumber, PolicyError>,
-) -> Result<QuotaRule, PolicyError> {
+fn quota_of(place: &Place<'_>, raw: &RawQuota, named: &Named<'_>) -> Result<QuotaRule, PolicyError> {
     let limit = size_of(raw.limit.get_ref()).filter(|limit| *limit >= 1_000_000).ok_or_else(|| {
         place.wrong(
             &raw.limit,
@@ -701,80 +511,4 @@ fn volumes_of(place: &Place<'_>, raw: &[RawVolume]) -> Result<Vec<VolumeRule>, P
         volumes.push(rule);
     }
     Ok(volumes)
-}
-
-/// A rate, or a share of the line as `80 %`.
-fn share_of(text: &str) -> Result<Share, String> {
-    let Some(percent) = text.trim().strip_suffix('%') else {
-        return text.parse().map(Share::Rate).map_err(|why: crate::units::ParseRateError| why.to_string());
-    };
-    let wrong = || format!("\"{text}\" is no share of the line: write between \"0.1 %\" and \"100 %\"");
-    let percent: f64 = percent.trim().parse().map_err(|_| wrong())?;
-    let tenths = (percent * 10.0).round();
-    if (1.0..=1000.0).contains(&tenths) { Ok(Share::PerMille(tenths as u16)) } else { Err(wrong()) }
-}
-
-fn share_text(share: Share) -> String {
-    match share {
-        Share::Rate(rate) => rate.to_string(),
-        Share::PerMille(tenths) if tenths % 10 == 0 => format!("{} %", tenths / 10),
-        Share::PerMille(tenths) => format!("{}.{} %", tenths / 10, tenths % 10),
-    }
-}
-
-fn hours_text(hours: Hours) -> String {
-    format!("{}-{}", time_text(hours.from), time_text(hours.to))
-}
-
-fn period_of(text: &str) -> Option<Period> {
-    match text.trim() {
-        "day" => Some(Period::Day),
-        "week" => Some(Period::Week),
-        "month" => Some(Period::Month(1)),
-        "prepaid" => Some(Period::Prepaid),
-        other => {
-            let day = other.strip_prefix("month from day ")?.trim().parse().ok()?;
-            (1..=31).contains(&day).then_some(Period::Month(day))
-        }
-    }
-}
-
-fn period_text(period: Period) -> String {
-    match period {
-        Period::Month(day) if day != 1 => format!("month from day {day}"),
-        other => Policy::period_name(other).into(),
-    }
-}
-
-/// Bytes with a decimal or binary unit: `40 GB`, `500 MiB`, `1000000 B`.
-fn size_of(text: &str) -> Option<u64> {
-    const UNITS: [(&str, u64); 8] = [
-        ("TiB", 1 << 40),
-        ("GiB", 1 << 30),
-        ("MiB", 1 << 20),
-        ("TB", 1_000_000_000_000),
-        ("GB", 1_000_000_000),
-        ("MB", 1_000_000),
-        ("kB", 1_000),
-        ("B", 1),
-    ];
-    let text = text.trim();
-    let (number, unit) = UNITS.iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?.trim(), *unit)))?;
-    if let Ok(whole) = number.parse::<u64>() {
-        return whole.checked_mul(unit).filter(|bytes| *bytes <= 1 << 60);
-    }
-    let bytes = number.parse::<f64>().ok()? * unit as f64;
-    (0.0..=(1u64 << 60) as f64).contains(&bytes).then_some(bytes as u64)
-}
-
-/// A time span; days have 24 hours.
-fn duration_of(text: &str) -> Option<Duration> {
-    let span: Span = text.parse().ok()?;
-    let span = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
-    Duration::try_from(span).ok().filter(|span| !span.is_zero() && *span < Duration::from_secs(400 * 24 * 3600))
-}
-
-/// A string as TOML writes it.
-fn quoted(text: &str) -> String {
-    toml::Value::String(text.to_owned()).to_string()
 }
