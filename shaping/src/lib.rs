@@ -26,6 +26,8 @@
 
 mod breaker;
 mod bucket;
+mod clock;
+pub mod grants;
 mod meter;
 pub mod policy;
 mod shaper;
@@ -36,6 +38,7 @@ mod window;
 
 pub use breaker::Breaker;
 pub use bucket::{Bucket, Class, Depth, Readiness};
+pub use clock::TrustedClock;
 pub use meter::{Meter, MeterReading, header_bytes};
 pub use shaper::{Departure, Shaper, ShaperOptions};
 pub use socket::{Role, ShapedSocket, bind, endpoint};
