@@ -136,7 +136,10 @@ impl Worker {
         }
         let incoming = self.gateway.pool.incoming().clone();
         let reply = match job {
-            Action::Announce(offer) => Some(blocking(move || ingest::announce(&tenant, site, &offer)).await?),
+            Action::Announce(offer) => {
+                live.ask_for_repairs();
+                Some(blocking(move || ingest::announce(&tenant, site, &offer)).await?)
+            }
             Action::Prepare(offer) => {
                 let id = offer.generation;
                 let prepared = blocking(move || ingest::prepare(&tenant, site, &offer, &incoming)).await;
@@ -179,9 +182,9 @@ impl Worker {
             }
             Action::Note(status) => {
                 live.set_status(status);
-                live.ask_for_repairs(); // the first status follows the welcome
                 None
             }
+            Action::NotePolicy { .. } | Action::Keep(_) => None,
             Action::Admit(_) | Action::Send(_) | Action::Close(_) => None, // not jobs
         };
         Ok(reply.map(Event::Ready))

@@ -227,7 +227,12 @@ impl Parts<'_> {
                     let _ = listener.send(message.clone()).await;
                 }
             }
-            FromGateway::Welcome(_) | FromGateway::Bye { .. } => {}
+            FromGateway::Welcome(_)
+            | FromGateway::Bye { .. }
+            | FromGateway::Policy(_)
+            | FromGateway::Time { .. }
+            | FromGateway::Grant { .. }
+            | FromGateway::EvidenceHeld { .. } => {}
         }
     }
 

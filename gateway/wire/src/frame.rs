@@ -4,8 +4,10 @@
 //! at most one frame per stream.
 
 use crate::message::{
-    DataReply, DataRequest, EnrolReply, EnrolRequest, FromEdge, FromGateway, MAX_FRAME, MAX_MARKS, MAX_NAME,
+    DataReply, DataRequest, EnrolReply, EnrolRequest, FromEdge, FromGateway, MAX_FRAME, MAX_MARKS, MAX_MINUTES,
+    MAX_NAME,
 };
+use crate::policy::MAX_DOCUMENT;
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Bytes before each message that give its length.
@@ -183,6 +185,8 @@ impl Message for FromEdge {
             FromEdge::Volume(volume) if volume.name.is_empty() => Some("empty volume name"),
             FromEdge::Ask(ask) if ask.marks.len() > MAX_MARKS => Some("more than 16,384 marks in a question"),
             FromEdge::Status(status) if long_text(&status.doing) => Some("status text too long"),
+            FromEdge::PolicyHeld { refused: Some(why), .. } if long_text(why) => Some("refusal too long"),
+            FromEdge::Evidence(minutes) if minutes.len() > MAX_MINUTES => Some("more than a day of evidence"),
             _ => None,
         }
     }
@@ -198,6 +202,8 @@ impl Message for FromGateway {
             FromGateway::Held { sealed, .. } if long_list(sealed) => Some("more than 64 generations"),
             FromGateway::Certificate { authorities, .. } if long_list(authorities) => Some("more than 64 authorities"),
             FromGateway::Answer(answer) if answer.found.len() > MAX_MARKS => Some("more answers than marks"),
+            FromGateway::Policy(policy) if policy.document.len() > MAX_DOCUMENT => Some("policy over 64 KiB"),
+            FromGateway::Policy(policy) if policy.signature.len() > 64 => Some("signature over 64 bytes"),
             _ => None,
         }
     }

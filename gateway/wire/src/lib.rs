@@ -6,6 +6,7 @@
 //! * [`identity`]: who is who: certificates that carry tenant and site, and the authority that signs them.
 //! * [`token`]: the one-time invitation of a new edge.
 //! * [`clock`]: the time by which certificates are judged.
+//! * [`policy`]: the signed policy of a site.
 //! * [`session`]: the gateway's half of a control session, as a pure state machine.
 //! * [`tls`]: TLS configurations of both ends for QUIC.
 //! * [`stream`]: messages over QUIC streams, and why a connection ended.
@@ -16,6 +17,7 @@ pub mod frame;
 pub mod fuzz;
 pub mod identity;
 pub mod message;
+pub mod policy;
 pub mod session;
 pub mod stream;
 pub mod tls;

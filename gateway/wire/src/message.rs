@@ -3,6 +3,7 @@
 //! Encoding: a frame is a `u32` length (little endian) and that many bytes of postcard. Unknown variants are a typed error.
 //! Variants are only ever added at the end, and only used in a session whose version has them (see [`crate::version`]).
 
+use crate::policy::SignedPolicy;
 use dedupe::{BlockNumber, BlockRun, ByteCount, GenerationId, Kind, LineageId, Mark, Root, UnixMillis};
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +64,15 @@ pub enum FromEdge {
     },
     /// A sign of life with what the NOC wants to know; small, and counted like everything else.
     Status(EdgeStatus),
+    /// Which policy is in force here: said after the welcome and after each [`FromGateway::Policy`]. Since version 2.
+    PolicyHeld {
+        /// Its version; 0: none.
+        version: u64,
+        /// Why the one that came was refused; at most 300 characters.
+        refused: Option<String>,
+    },
+    /// What the line was used for, minute by minute, oldest first; at most [`MAX_MINUTES`]. Since version 2.
+    Evidence(Vec<Minute>),
 }
 
 /// What the gateway says on a control connection.
@@ -131,6 +141,25 @@ pub enum FromGateway {
     Bye {
         /// Why.
         why: Refusal,
+    },
+    /// The policy of the edge's site. Since version 2.
+    Policy(SignedPolicy),
+    /// The gateway's clock, after each [`FromEdge::Status`]. Since version 2.
+    Time {
+        /// Now.
+        now: UnixMillis,
+    },
+    /// What the edge may use of the gateway's own line. Since version 2.
+    Grant {
+        /// Bits per second towards the gateway; 0: nothing.
+        bits: u64,
+        /// Milliseconds for which it holds.
+        millis: u32,
+    },
+    /// Evidence up to this minute is durable here: it need not be sent again. Since version 2.
+    EvidenceHeld {
+        /// Minutes since 1970.
+        minute: u32,
     },
 }
 
@@ -214,6 +243,26 @@ pub struct Found {
     /// Its block that equals mark `at`.
     pub first: BlockNumber,
 }
+
+/// One minute of the line, for the report to whoever owns it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Minute {
+    /// Minutes since 1970, by the trusted clock.
+    pub minute: u32,
+    /// IP-level bytes sent in it.
+    pub sent: u32,
+    /// IP-level bytes received in it.
+    pub received: u32,
+    /// Bytes that the decisions of this minute allowed to be sent.
+    pub allowed: u32,
+    /// The most bytes sent in one of its seconds.
+    pub peak: u32,
+    /// What the deciding term was at its end; see `shaping::policy::Reason::word`.
+    pub reason: u8,
+}
+
+/// Minutes of one [`FromEdge::Evidence`] at most: a day.
+pub const MAX_MINUTES: usize = 1440;
 
 /// A sign of life, once a minute.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

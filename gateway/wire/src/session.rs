@@ -13,7 +13,9 @@
 //! abandoned or sent only after its offer was accepted here; one seal at a time per generation; only messages of the session's version.
 //! Once closed it asks for nothing more.
 
-use crate::message::{Ask, EdgeStatus, FromEdge, FromGateway, GenerationOffer, Hello, Refusal, VolumeOffer, Welcome};
+use crate::message::{
+    Ask, EdgeStatus, FromEdge, FromGateway, GenerationOffer, Hello, Minute, Refusal, VolumeOffer, Welcome,
+};
 use crate::version::Version;
 use dedupe::{BlockRun, GenerationId, LineageId, Root, UnixMillis};
 use std::collections::{BTreeMap, BTreeSet};
@@ -82,8 +84,17 @@ pub enum Action {
         /// The blocks.
         blocks: Vec<BlockRun>,
     },
-    /// Note how the edge is.
+    /// Note how the edge is; answered with the time.
     Note(EdgeStatus),
+    /// Note which policy the edge has, and why it refused one; answered with a policy if there is a newer one.
+    NotePolicy {
+        /// Its version; 0: none.
+        version: u64,
+        /// Why the one that came was refused.
+        refused: Option<String>,
+    },
+    /// Keep evidence of the line; answered when it is durable.
+    Keep(Vec<Minute>),
     /// Close the connection once everything is sent.
     Close(Refusal),
 }
@@ -213,6 +224,8 @@ fn said(open: &mut Open, version: Version, message: FromEdge) -> Result<Action, 
         FromEdge::Repair { id, generation, parcel } => Action::Repair { id, generation, parcel },
         FromEdge::Fetch { id, generation, blocks } => Action::Fetch { id, generation, blocks },
         FromEdge::Status(status) => Action::Note(status),
+        FromEdge::PolicyHeld { version, refused } => Action::NotePolicy { version, refused },
+        FromEdge::Evidence(minutes) => Action::Keep(minutes),
     })
 }
 

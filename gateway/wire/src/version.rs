@@ -11,7 +11,7 @@ use crate::message::{FromEdge, FromGateway};
 pub enum Version {
     /// Everything but questions about marks.
     V1,
-    /// Adds [`FromEdge::Ask`] and [`FromGateway::Answer`].
+    /// Adds [`FromEdge::Ask`] and [`FromGateway::Answer`], and everything about policies, time, grants and evidence.
     V2,
 }
 
@@ -59,6 +59,9 @@ impl Version {
             FromEdge::Ask(_) if self < Version::V2 => {
                 Err(NotInVersion { message: "a question about marks", since: Version::V2, version: self })
             }
+            FromEdge::PolicyHeld { .. } | FromEdge::Evidence(_) if self < Version::V2 => {
+                Err(NotInVersion { message: "word about policy or evidence", since: Version::V2, version: self })
+            }
             _ => Ok(()),
         }
     }
@@ -68,6 +71,14 @@ impl Version {
         match message {
             FromGateway::Answer(_) if self < Version::V2 => {
                 Err(NotInVersion { message: "an answer about marks", since: Version::V2, version: self })
+            }
+            FromGateway::Policy(_)
+            | FromGateway::Time { .. }
+            | FromGateway::Grant { .. }
+            | FromGateway::EvidenceHeld { .. }
+                if self < Version::V2 =>
+            {
+                Err(NotInVersion { message: "policy, time, grant or evidence", since: Version::V2, version: self })
             }
             _ => Ok(()),
         }

@@ -8,6 +8,7 @@ use dedupe::{BlockNumber, BlockRun, ByteCount, GenerationId, Kind, LineageId, Ma
 use std::path::{Path, PathBuf};
 use wire::frame::{self, Message};
 use wire::message::*;
+use wire::policy::SignedPolicy;
 use wire::version::{ENROL_ALPN, SPOKEN, Version};
 
 const GENERATION: GenerationId = GenerationId([0x11; 16]);
@@ -57,6 +58,18 @@ fn from_edge() -> Named<FromEdge> {
             "status",
             FromEdge::Status(EdgeStatus { spooled: 1 << 20, sent: 300, received: 20, doing: "core-db waits".into() }),
         ),
+        ("policy-held", FromEdge::PolicyHeld { version: 12, refused: Some("older".into()) }),
+        (
+            "evidence",
+            FromEdge::Evidence(vec![Minute {
+                minute: 29_759_040,
+                sent: 12_000_000,
+                received: 300_000,
+                allowed: 12_000_500,
+                peak: 200_400,
+                reason: 7,
+            }]),
+        ),
     ]
 }
 
@@ -101,6 +114,17 @@ fn from_gateway() -> Named<FromGateway> {
         ("addresses", FromGateway::Addresses(addresses())),
         ("repair-wanted", FromGateway::RepairWanted { id: 6, generation: GENERATION, blocks: runs() }),
         ("blocks", FromGateway::Blocks { id: 7, parcel: vec![8; 4] }),
+        (
+            "policy",
+            FromGateway::Policy(SignedPolicy {
+                document: "version = 1\n".into(),
+                signature: vec![5; 64],
+                key: [6; 32],
+            }),
+        ),
+        ("time", FromGateway::Time { now: NOW }),
+        ("grant", FromGateway::Grant { bits: 1_600_000, millis: 15_000 }),
+        ("evidence-held", FromGateway::EvidenceHeld { minute: 29_759_040 }),
         ("bye", FromGateway::Bye { why: Refusal::Cloned }),
     ]);
     all
