@@ -55,6 +55,12 @@ struct State {
     bucket: Bucket,
     waiters: HashMap<u64, Waker>,
     trace: Option<Trace>,
+    /// Bytes that left since the line was made.
+    spent: u64,
+    /// Where `spent` ends; None: nowhere.
+    budget: Option<u64>,
+    /// Nothing leaves, not even control.
+    silent: bool,
 }
 
 #[derive(Debug)]
@@ -77,6 +83,9 @@ impl Shaper {
             bucket: Bucket::new(rate, options.control_reserve, now()),
             waiters: HashMap::new(),
             trace: None,
+            spent: 0,
+            budget: None,
+            silent: false,
         };
         Shaper(Arc::new(Line {
             state: Mutex::new(state),
@@ -91,6 +100,27 @@ impl Shaper {
         let mut state = self.lock();
         state.asked = rate;
         state.apply();
+    }
+
+    /// Whether nothing at all may leave, not even control.
+    pub fn set_silent(&self, silent: bool) {
+        let mut state = self.lock();
+        if std::mem::replace(&mut state.silent, silent) != silent {
+            state.wake();
+        }
+    }
+
+    /// How many bytes may leave since the line was made, data and control together; None: any number. The last datagram may go beyond it.
+    pub fn set_budget(&self, budget: Option<u64>) {
+        let mut state = self.lock();
+        if std::mem::replace(&mut state.budget, budget) != budget {
+            state.wake();
+        }
+    }
+
+    /// Bytes that left since the line was made, at IP level with the line's overhead: what the budget is compared with.
+    pub fn spent(&self) -> u64 {
+        self.lock().spent
     }
 
     /// The rate that was asked.
@@ -143,7 +173,10 @@ impl Shaper {
     /// Whether `class` may send; if not, `waker` is woken when the rate changes (the deadline is the caller's to wait for).
     pub(crate) fn poll(&self, class: Class, waiter: u64, waker: &Waker) -> Readiness {
         let mut state = self.lock();
-        let readiness = state.bucket.readiness(now(), class);
+        let readiness = match state.is_stopped() {
+            true => Readiness::Never,
+            false => state.bucket.readiness(now(), class),
+        };
         if readiness == Readiness::Now {
             state.waiters.remove(&waiter);
         } else {
@@ -160,9 +193,10 @@ impl Shaper {
     #[must_use]
     pub(crate) fn take(&self, class: Class, bytes: u64) -> bool {
         let (mut state, now) = (self.lock(), now());
-        if !state.bucket.take(now, class, bytes) {
+        if state.is_stopped() || !state.bucket.take(now, class, bytes) {
             return false;
         }
+        state.spent += bytes;
         if let Some(trace) = state.trace.as_mut().filter(|trace| trace.departures.len() < trace.room) {
             trace.departures.push(Departure { at: now, bytes: bytes as u32 });
         }
@@ -173,6 +207,7 @@ impl Shaper {
     pub(crate) fn refund(&self, bytes: u64) {
         let mut state = self.lock();
         state.bucket.refund(bytes);
+        state.spent -= bytes;
         if let Some(trace) = &mut state.trace
             && let Some(at) = trace.departures.iter().rposition(|departure| u64::from(departure.bytes) == bytes)
         {
@@ -194,6 +229,16 @@ impl State {
             closed_or_unlimited => closed_or_unlimited,
         };
         self.bucket.set_rate(now(), rate);
+        self.wake();
+    }
+
+    /// Whether nothing leaves whatever the bucket says.
+    fn is_stopped(&self) -> bool {
+        self.silent || self.budget.is_some_and(|budget| self.spent >= budget)
+    }
+
+    /// Wakes those whose answer may be another one now.
+    fn wake(&mut self) {
         self.waiters.drain().for_each(|(_, waker)| waker.wake());
     }
 }
@@ -201,4 +246,37 @@ impl State {
 /// The runtime's clock, so that tests may pause it; the same that quinn reads.
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_budget_ends_within_one_datagram_and_a_raise_wakes_who_waits() {
+        struct Counter(AtomicU64);
+        impl std::task::Wake for Counter {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Relaxed);
+            }
+        }
+        let counter = Arc::new(Counter(AtomicU64::new(0)));
+        let waker = Waker::from(counter.clone());
+        let line = Shaper::new(Rate::Unlimited);
+        line.set_budget(Some(2_000));
+        assert!(line.take(Class::Data, 1_500) && line.take(Class::Data, 1_500), "the last one may go beyond");
+        assert!(!line.take(Class::Data, 1) && !line.take(Class::Control, 1));
+        let waiter = line.waiter();
+        assert_eq!(line.poll(Class::Control, waiter, &waker), Readiness::Never);
+        line.refund(1_500);
+        assert_eq!(line.spent(), 1_500);
+        line.set_budget(Some(3_001));
+        assert_eq!(counter.0.load(Relaxed), 1);
+        assert_eq!(line.poll(Class::Control, waiter, &waker), Readiness::Now);
+        line.set_silent(true);
+        assert_eq!(line.poll(Class::Control, waiter, &waker), Readiness::Never);
+        assert!(!line.take(Class::Control, 1));
+        line.set_silent(false);
+        assert_eq!((counter.0.load(Relaxed), line.take(Class::Control, 1)), (2, true));
+    }
 }

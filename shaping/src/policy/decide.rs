@@ -88,6 +88,8 @@ pub enum Reason {
     Window(ProfileNumber),
     /// The line's cap.
     Cap,
+    /// The ceiling of the edge's own configuration.
+    Config,
     /// A quota's step.
     Quota(usize),
     /// A quota that is to last to its period's end.
@@ -122,7 +124,7 @@ impl Allowance {
     }
 
     /// Takes a term in: the smaller rate of both holds, and the reason is the term's when it is the smaller one.
-    fn at_most(&mut self, up: Rate, down: Option<Rate>, reason: Reason, until: Option<Timestamp>) {
+    pub fn at_most(&mut self, up: Rate, down: Option<Rate>, reason: Reason, until: Option<Timestamp>) {
         if up < self.up {
             self.up = up;
             self.reason = reason;
@@ -282,6 +284,7 @@ impl Reason {
             }
             Reason::Window(profile) => format!("by the schedule ({})", policy.profile(profile).name),
             Reason::Cap => "by the line's cap".into(),
+            Reason::Config => "by the configuration of this edge".into(),
             Reason::Quota(number) => format!("by the {} quota", Policy::period_name(policy.quotas[number].period)),
             Reason::Pace(number) => {
                 format!("to spread the {} quota evenly", Policy::period_name(policy.quotas[number].period))
@@ -303,6 +306,7 @@ impl Reason {
             Reason::Exception(_) => "exception",
             Reason::Window(_) => "schedule",
             Reason::Cap => "cap",
+            Reason::Config => "config",
             Reason::Quota(_) => "quota",
             Reason::Pace(_) => "pace",
             Reason::Grant => "grant",
