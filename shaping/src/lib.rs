@@ -28,6 +28,7 @@ mod breaker;
 mod bucket;
 mod clock;
 pub mod grants;
+pub mod ledger;
 mod meter;
 pub mod policy;
 mod shaper;

@@ -25,7 +25,7 @@ mod oracle_tests;
 mod tests;
 
 pub use calendar::{Holidays, When};
-pub use decide::{Allowance, ClockTrust, Control, Grant, QuotaUse, Reason, Situation, decide};
+pub use decide::{Allowance, ClockTrust, Control, Grant, QuotaUse, REASONS, Reason, Situation, decide};
 pub use document::PolicyError;
 pub use grid::{Grid, ProfileNumber};
 pub use quota::{Period, QuotaRule};
