@@ -6,6 +6,7 @@
 use crate::capture::OnReadError;
 use crate::daemon::{CaptureReport, Daemon, DaemonError};
 use crate::keeper;
+use crate::line::{Line, LocalError, Standing};
 use crate::source::SourceSpec;
 use crate::status::{Status, VolumeStatus};
 use crate::text;
@@ -61,6 +62,30 @@ pub enum Request {
     },
     /// Read the local store again and name what is damaged.
     Scrub,
+    /// Send nothing for a while.
+    Pause {
+        /// Seconds.
+        seconds: u64,
+        /// Who.
+        actor: String,
+        /// Why.
+        reason: String,
+    },
+    /// Send faster for a while, where the policy lets the site do so.
+    Boost {
+        /// The rate.
+        rate: shaping::Rate,
+        /// Seconds.
+        seconds: u64,
+        /// Who.
+        actor: String,
+        /// Why.
+        reason: String,
+    },
+    /// End what was paused or boosted here.
+    Resume,
+    /// The policy in force.
+    Policy,
 }
 
 /// One line of an answer.
@@ -94,6 +119,15 @@ pub enum Outcome {
     },
     /// Of [`Request::Scrub`]: what was damaged.
     Scrubbed(Vec<Damaged>),
+    /// Of what bends the schedule: what holds now.
+    Line(Box<Standing>),
+    /// Of [`Request::Policy`].
+    Policy {
+        /// The document; none: there is no policy.
+        document: Option<String>,
+        /// What holds now.
+        standing: Box<Standing>,
+    },
 }
 
 /// Something in the local store that was not as it was written.
@@ -236,7 +270,32 @@ pub async fn handle(daemon: &Daemon, request: Request, replies: &mpsc::Sender<Re
             };
             Ok(Outcome::Scrubbed(damages.into_iter().map(line).collect()))
         }
+        Request::Pause { seconds, actor, reason } => {
+            bent(daemon, move |line| line.pause(Duration::from_secs(seconds), actor, reason).map(drop)).await
+        }
+        Request::Boost { rate, seconds, actor, reason } => {
+            bent(daemon, move |line| line.boost(rate, Duration::from_secs(seconds), actor, reason).map(drop)).await
+        }
+        Request::Resume => bent(daemon, |line| line.resume()).await,
+        Request::Policy => {
+            let line = daemon.link().line();
+            Ok(Outcome::Policy { document: line.document(), standing: Box::new(line.standing()) })
+        }
     }
+}
+
+/// Bends the schedule and says what holds then.
+async fn bent(
+    daemon: &Daemon,
+    act: impl FnOnce(&Line) -> Result<(), LocalError> + Send + 'static,
+) -> Result<Outcome, DaemonError> {
+    let line = daemon.link().line().clone();
+    let standing = crate::pipeline::blocking(move || {
+        act(&line)?;
+        line.look();
+        Ok::<_, LocalError>(line.standing())
+    });
+    Ok(Outcome::Line(Box::new(standing.await?)))
 }
 
 fn names(daemon: &Daemon) -> Outcome {

@@ -105,6 +105,40 @@ pub(crate) enum Command {
         #[command(flatten)]
         at: At,
     },
+    /// Send nothing for a while; it ends by itself. Always allowed.
+    Pause {
+        #[command(flatten)]
+        at: At,
+        /// How long, a minute to 12 hours: 30m, 2h.
+        #[arg(long = "for", value_name = "TIME", value_parser = text::parse_duration)]
+        lasts: Duration,
+        /// Why: it is kept and shown.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Send faster than the schedule says for a while, where the policy lets this site do so.
+    Boost {
+        #[command(flatten)]
+        at: At,
+        /// The rate, as in "1.8 Mbit/s".
+        rate: shaping::Rate,
+        /// How long, a minute to 12 hours: 30m, 2h.
+        #[arg(long = "for", value_name = "TIME", value_parser = text::parse_duration)]
+        lasts: Duration,
+        /// Why: it is kept and shown.
+        #[arg(long)]
+        reason: String,
+    },
+    /// End what was paused or boosted here.
+    Resume(At),
+    /// Show the policy in force, and what it says now.
+    Policy {
+        #[command(flatten)]
+        at: At,
+        /// Print it as JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -164,6 +198,14 @@ pub(crate) async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             _ => bail!(AskError::NotUnderstood),
         },
         Command::Scrub { at } => return scrub(&at.load()?).await,
+        Command::Pause { at, lasts, reason } => {
+            bend(&at.load()?, Request::Pause { seconds: lasts.as_secs(), actor: actor(), reason }).await?;
+        }
+        Command::Boost { at, rate, lasts, reason } => {
+            bend(&at.load()?, Request::Boost { rate, seconds: lasts.as_secs(), actor: actor(), reason }).await?;
+        }
+        Command::Resume(at) => bend(&at.load()?, Request::Resume).await?,
+        Command::Policy { at, json } => policy(&at.load()?, json).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -260,6 +302,31 @@ async fn capture(config: &Config, volume: Option<String>, wait: bool, json: bool
     Ok(())
 }
 
+/// Who asks, for the record.
+fn actor() -> String {
+    let name = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER"));
+    name.unwrap_or_else(|_| format!("uid {}", nix::unistd::getuid()))
+}
+
+async fn bend(config: &Config, asked: Request) -> anyhow::Result<()> {
+    let Outcome::Line(standing) = request(config, asked).await? else { bail!(AskError::NotUnderstood) };
+    println!("The line is {}.", standing.sentence);
+    Ok(())
+}
+
+async fn policy(config: &Config, json: bool) -> anyhow::Result<()> {
+    let Outcome::Policy { document, standing } = request(config, Request::Policy).await? else {
+        bail!(AskError::NotUnderstood)
+    };
+    if json {
+        println!("{}", serde_json::json!({ "document": document, "standing": standing }));
+        return Ok(());
+    }
+    println!("# now: {}", standing.sentence);
+    print!("{}", document.unwrap_or_default());
+    Ok(())
+}
+
 fn captured(report: &CaptureReport, wait: bool) -> String {
     let mut text = format!(
         "{}: generation {} captured in {:.1} s: {} of {} differ from the generation before\n  root {}",
@@ -314,6 +381,11 @@ fn show(status: &Status, json: bool) -> anyhow::Result<()> {
         println!("Site {site}");
     }
     println!("{}", status.line);
+    println!("The line is {}.", status.allowance.sentence);
+    for (period, used, limit) in &status.allowance.quotas {
+        let percent = *used as f64 * 100.0 / (*limit).max(1) as f64;
+        println!("{period} quota: {} of {} used ({percent:.0} %).", text::bytes(*used), text::bytes(*limit));
+    }
     let (sent, received) = (text::bytes(status.sent_bytes), text::bytes(status.received_bytes));
     println!(
         "{sent} sent and {received} received since the start; {} wait in the spool.",
@@ -331,11 +403,8 @@ fn check(config: &Config) {
     let budget = config.budget();
     let encoder = config.budget().encoder_options(config.cache);
     println!("state directory    {}", config.state.display());
-    println!(
-        "rate               {} (effort is chosen for {:.3} Mbit/s)",
-        config.rate,
-        config.encoder_rate() as f64 / 1e6
-    );
+    let rate = config.rate.map_or("closed until there is a policy".into(), |rate| rate.to_string());
+    println!("rate               {rate} (effort is chosen for {:.3} Mbit/s)", config.encoder_rate() as f64 / 1e6);
     println!("memory             {} MiB", config.memory.0 >> 20);
     println!("  index cache      {} MiB", budget.index_cache >> 20);
     println!("  record cache     {} MiB", budget.record_cache >> 20);

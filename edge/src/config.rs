@@ -16,7 +16,9 @@ pub struct Config {
     /// Directory of everything durable: identity, store, spool. Owned by one daemon at a time.
     pub state: PathBuf,
     /// What the link may use, both directions of everything counted at IP level on its way up.
-    pub rate: Rate,
+    ///
+    /// Where the site has a policy this is a ceiling; `None`: none, and without a policy nothing is sent.
+    pub rate: Option<Rate>,
     /// Bits per second that the encoder assumes when `rate` is unlimited or closed: decides how much CPU a byte is worth.
     pub assume_rate: u64,
     /// Ceiling of the daemon's memory.
@@ -81,8 +83,6 @@ pub mod defaults {
 
     /// Where a package would put it.
     pub const STATE: &str = "/var/lib/sluice-edge";
-    /// Four fifths of the thinnest line (2 Mbit/s): the branch keeps a fifth before anybody has configured anything.
-    pub const RATE: &str = "1.6 Mbit/s";
     /// The thinnest line: there a byte costs most, so CPU is spent most freely.
     pub const ASSUME_RATE: u64 = 2_000_000;
     /// Old bytes that deltas use as bases. The disk of a branch's box is rarely smaller than twice this.
@@ -172,8 +172,8 @@ impl Config {
     /// Bits per second that the encoder reckons with.
     pub fn encoder_rate(&self) -> u64 {
         match self.rate {
-            Rate::Limited(rate) => rate.bits(),
-            Rate::Closed | Rate::Unlimited => self.assume_rate,
+            Some(Rate::Limited(rate)) => rate.bits(),
+            None | Some(Rate::Closed | Rate::Unlimited) => self.assume_rate,
         }
     }
 }
@@ -190,9 +190,10 @@ impl Page<'_> {
         ConfigError::Field { path: self.path.to_owned(), line, field, why: why.into() }
     }
 
-    fn rate(&self, raw: Option<Spanned<String>>) -> Result<Rate, ConfigError> {
-        let Some(raw) = raw else { return Ok(defaults::RATE.parse().expect("the default rate is valid")) };
-        raw.get_ref().parse().map_err(|why: shaping::ParseRateError| self.refuse("rate", &raw, why.to_string()))
+    fn rate(&self, raw: Option<Spanned<String>>) -> Result<Option<Rate>, ConfigError> {
+        let Some(raw) = raw else { return Ok(None) };
+        let parsed = raw.get_ref().parse();
+        parsed.map(Some).map_err(|why: shaping::ParseRateError| self.refuse("rate", &raw, why.to_string()))
     }
 
     fn assume_rate(&self, raw: Option<Spanned<String>>) -> Result<u64, ConfigError> {
@@ -289,7 +290,7 @@ mod tests {
     fn an_empty_file_gives_the_defaults() {
         let config = parse("").unwrap();
         assert_eq!(config.state, Path::new("/var/lib/sluice-edge"));
-        assert_eq!(config.encoder_rate(), 1_600_000);
+        assert_eq!((config.rate, config.encoder_rate()), (None, 2_000_000));
         assert_eq!(config.memory, DEFAULT_MEMORY);
         assert_eq!(config.http.unwrap().to_string(), "127.0.0.1:9471");
         assert!(config.capture.interval.is_none());

@@ -6,6 +6,7 @@ use crate::capture::{Capture, CaptureError, Captured};
 use crate::config::Config;
 use crate::journal::Cost;
 use crate::keeper;
+use crate::line::Line;
 use crate::link::Link;
 use crate::metrics::{self, Metrics};
 use crate::pipeline::{Notify, Pipeline, Shared, SpoolOrStore, blocking, target_of};
@@ -94,6 +95,9 @@ pub enum DaemonError {
     /// The volume was removed, or the daemon stops.
     #[error("{0} is not replicated any more")]
     Gone(String),
+    /// The schedule is not bent.
+    #[error(transparent)]
+    Line(#[from] crate::line::LocalError),
     /// The store failed.
     #[error("the local store: {0}")]
     Store(#[from] dedupe::StoreError),
@@ -172,7 +176,9 @@ impl Daemon {
         let opened = config.clone();
         let disk = Arc::new(blocking(move || State::open(&opened)).await?);
         let options = config.budget().encoder_options(config.cache);
-        let link = Link::new(&config);
+        let (directory, journal, rate) = (config.state.clone(), disk.journal.clone(), config.rate);
+        let line = blocking(move || Line::open(&directory, journal, rate)).await.map_err(StateError::from)?;
+        let link = Link::new(&config, line);
         let shared = Arc::new(Shared {
             encoder: Arc::new(Encoder::new(disk.store.clone(), options)),
             disk,
@@ -207,6 +213,9 @@ impl Daemon {
             daemon.take_up(entry).await.map_err(|source| StartError::Volume { volume, source })?;
         }
         if extent == Extent::Full {
+            // Before anything is dialled: a session that begins while the line is closed has no data connection.
+            let line = daemon.link().line().clone();
+            blocking(move || line.go_live()).await;
             daemon.run_all(listener)?;
         }
         daemon.0._ready.ok();
@@ -238,6 +247,7 @@ impl Daemon {
             // Not here, or damaged here too: the empty answer says so.
             made.and_then(Result::ok).flatten().unwrap_or_default()
         }));
+        shared.tracker.spawn(shared.link.line().clone().run(stop.clone()));
         shared.tracker.spawn(shared.link.clone().run(stop.clone()));
         shared.tracker.spawn(self.clone().watch_line());
         shared.tracker.spawn(keeper::run(self.clone(), stop));
@@ -507,6 +517,7 @@ impl Daemon {
         Status {
             site: self.link().identity().map(|identity| identity.credentials().site),
             line: if self.is_local() { "The daemon does not run.".into() } else { line(&link, rate, now) },
+            allowance: self.link().line().standing(),
             rate: rate.to_string(),
             spool_bytes: self.0.shared.disk.spool.used().0,
             sent_bytes: meter.sent_bytes,

@@ -5,6 +5,7 @@
 
 use crate::config::Config;
 use crate::identity::{Credentials, Identity, IdentityFileError};
+use crate::line::held;
 use dedupe::UnixMillis;
 use shaping::{Role, Shaper};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -39,6 +40,11 @@ pub enum EnrolError {
     /// The identity could not be stored. The token is used up.
     #[error("the gateway enrolled this edge, but {0}; repair that and enrol again with a new token")]
     Store(IdentityFileError),
+    /// The policy of before is still there. The token is used up.
+    #[error(
+        "the gateway enrolled this edge, but the policy of before cannot be removed ({0}); remove policy.json from the state directory and enrol again with a new token"
+    )]
+    Forget(std::io::Error),
 }
 
 /// Enrols the edge of `config` with a token, and returns the site's name. An identity that is there already is replaced.
@@ -61,6 +67,8 @@ pub async fn enrol(config: &Config, token: &Token) -> Result<String, EnrolError>
                     addresses,
                     received_at: machine_time(),
                 };
+                // The policy of an earlier site or gateway is none of this one's.
+                held::forget(&config.state).map_err(EnrolError::Forget)?;
                 Identity::store(&config.state, &key, &credentials).map_err(EnrolError::Store)?;
                 return Ok(site);
             }
@@ -90,7 +98,7 @@ async fn exchange(
 ) -> Result<EnrolReply, String> {
     let local: SocketAddr =
         if peer.is_ipv6() { (Ipv6Addr::UNSPECIFIED, 0).into() } else { (Ipv4Addr::UNSPECIFIED, 0).into() };
-    let shaper = Shaper::new(config.rate);
+    let shaper = Shaper::new(config.rate.unwrap_or(shaping::Rate::Closed));
     let socket = shaping::bind(local, Role::Control, &shaper).map_err(|error| format!("no socket: {error}"))?;
     let endpoint = shaping::endpoint(socket, shaping::endpoint_config(), None).map_err(|error| error.to_string())?;
     let mut client = wire::tls::enrolment(token.authority, Arc::new(KnownTime::new(UnixMillis(0))));

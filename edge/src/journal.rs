@@ -3,6 +3,7 @@
 //! `spool.redb` in the state directory. Every commit is durable when it returns (redb's two-phase pages and an fsync). After an I/O error, a full disk
 //! for one, redb wants the file closed and opened again; the next call does that, so the state ends by itself when there is room.
 
+use crate::line::records::{EVIDENCE, LINE, QUOTAS};
 use dedupe::{BlockNumber, GenerationId, LineageId, Root, UnixMillis};
 use redb::{Database, ReadableDatabase, TableDefinition, WriteTransaction};
 use serde::de::DeserializeOwned;
@@ -143,7 +144,7 @@ impl Journal {
     pub fn open(path: &Path) -> Result<Journal, JournalError> {
         let journal = Journal { path: path.to_owned(), database: Mutex::new(None) };
         journal.commit(|write| {
-            for table in [SENDING, PARCELS, ACKNOWLEDGED, UNREADABLE] {
+            for table in [SENDING, PARCELS, ACKNOWLEDGED, UNREADABLE, QUOTAS, EVIDENCE, LINE] {
                 write.open_table(table)?;
             }
             Ok(())
@@ -225,6 +226,31 @@ impl Journal {
             Ok(values)
         })?;
         values.iter().map(|value| self.parse(value)).collect()
+    }
+
+    /// Records of a table from `key` on, at most `most`, in the order of their keys.
+    pub(crate) fn read_from<T: DeserializeOwned>(
+        &self,
+        table: TableDefinition<Bytes, Bytes>,
+        key: &[u8],
+        most: usize,
+    ) -> Result<Vec<T>, JournalError> {
+        let values = self.attempt("read", |database| {
+            let read = database.begin_read()?;
+            let table = read.open_table(table)?;
+            let rows = table.range(key..)?.take(most);
+            rows.map(|row| Ok(row?.1.value().to_vec())).collect::<Result<Vec<_>, redb::Error>>()
+        })?;
+        values.iter().map(|value| self.parse(value)).collect()
+    }
+
+    /// Stores records under their keys, all or none.
+    pub(crate) fn put_all<T: Serialize>(
+        &self,
+        table: TableDefinition<Bytes, Bytes>,
+        rows: &[(Vec<u8>, T)],
+    ) -> Result<(), JournalError> {
+        self.commit(|write| rows.iter().try_for_each(|(key, record)| put(write, table, key, record)))
     }
 
     /// One durable commit of everything that `change` does.

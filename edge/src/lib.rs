@@ -21,6 +21,7 @@ mod files;
 pub mod identity;
 pub mod journal;
 mod keeper;
+pub mod line;
 pub mod link;
 pub mod metrics;
 pub mod pace;

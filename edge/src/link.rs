@@ -16,6 +16,7 @@ pub use session::{AskError, Session};
 
 use crate::config::Config;
 use crate::identity::{Identity, IdentityFileError};
+use crate::line::Line;
 use backoff::{Backoff, Trouble};
 use dedupe::{BlockRun, GenerationId, LineageId, UnixMillis};
 use serde::{Deserialize, Serialize};
@@ -111,6 +112,9 @@ pub enum LinkError {
     /// There are no addresses.
     #[error("no gateway address is known; enrol this edge again")]
     NoAddress,
+    /// The line opened while the session had no data connection: a session with one takes its place.
+    #[error("the line is open again")]
+    Opened,
     /// This daemon stops.
     #[error("the daemon stops")]
     Stopping,
@@ -155,7 +159,7 @@ pub struct Link(Arc<Inner>);
 struct Inner {
     directory: PathBuf,
     max_datagram: Option<u16>,
-    shaper: Shaper,
+    line: Line,
     /// Random number of this run: tells a restart from a copy of the edge.
     instance: u64,
     time: Arc<KnownTime>,
@@ -182,14 +186,14 @@ struct Ends {
 }
 
 impl Link {
-    /// A line at the configuration's rate. Nothing is dialled before [`Link::run`].
-    pub fn new(config: &Config) -> Link {
+    /// Sessions over `line`. Nothing is dialled before [`Link::run`].
+    pub fn new(config: &Config, line: Line) -> Link {
         let mut instance = [0; 8];
         getrandom::fill(&mut instance).expect("the operating system has a random source");
         Link(Arc::new(Inner {
             directory: config.state.clone(),
             max_datagram: config.max_datagram,
-            shaper: Shaper::new(config.rate),
+            line,
             instance: u64::from_le_bytes(instance),
             time: Arc::new(KnownTime::new(UnixMillis(0))),
             state: watch::Sender::new(LinkState::Unenrolled),
@@ -219,7 +223,12 @@ impl Link {
 
     /// The line's shaper.
     pub fn shaper(&self) -> &Shaper {
-        &self.0.shaper
+        self.0.line.shaper()
+    }
+
+    /// What decides about the line.
+    pub fn line(&self) -> &Line {
+        &self.0.line
     }
 
     /// The edge's clock, never behind what gateways have told.
@@ -266,6 +275,10 @@ impl Link {
                 error = self.attempt(&identity, &mut backoff, &stop) => error,
                 () = stop.cancelled() => break,
             };
+            if matches!(error, LinkError::Opened) {
+                tracing::info!(why = %error, "dialling anew");
+                continue;
+            }
             let trouble = error.trouble();
             let wait = backoff.next(trouble);
             tracing::info!(why = %error, retry_in = ?wait, "no session with a gateway");
@@ -290,7 +303,9 @@ impl Link {
                     let same = known.as_ref().is_some_and(|known| known.credentials() == found.credentials());
                     if !same {
                         self.0.time.learn(found.known_time());
-                        *known = Some(found);
+                        if known.replace(found).is_some() {
+                            self.line().reload();
+                        }
                     }
                     return known.clone();
                 }
@@ -374,10 +389,10 @@ impl Link {
         // At once: should the data connection not come about, the next attempt goes to where the gateway is.
         self.learn(identity, &welcome);
 
-        let rate = self.0.shaper.rate();
+        let rate = self.shaper().rate();
         let data = if rate.is_open() {
             let largest = self.0.max_datagram.unwrap_or_else(|| shaping::largest_datagram(rate, peer));
-            client.transport_config(Arc::new(shaping::edge_data_transport(&self.0.shaper, largest)));
+            client.transport_config(Arc::new(shaping::edge_data_transport(self.shaper(), largest)));
             let data = ends.data.0.connect_with(client, peer, name).map_err(refused)?;
             Some(join(Closing(data.await.map_err(ended)?), welcome.session).await?)
         } else {
@@ -395,7 +410,7 @@ impl Link {
         let local: SocketAddr =
             if peer.is_ipv6() { (Ipv6Addr::UNSPECIFIED, 0).into() } else { (Ipv4Addr::UNSPECIFIED, 0).into() };
         let end = |role| {
-            let socket = shaping::bind(local, role, &self.0.shaper)?;
+            let socket = shaping::bind(local, role, self.shaper())?;
             let endpoint = shaping::endpoint(socket.clone(), shaping::endpoint_config(), None)?;
             Ok((endpoint, socket))
         };
@@ -432,6 +447,7 @@ impl Link {
             why = parts.keep_alive() => why,
             error = control.0.closed() => LinkError::Ended(stream::ended(&error)),
             error = closed(data.as_ref()) => LinkError::Ended(stream::ended(&error)),
+            () = self.line().opened(), if data.is_none() => LinkError::Opened,
             () = stop.cancelled() => LinkError::Stopping,
         };
         self.0.session.send_replace(None);
@@ -446,6 +462,7 @@ impl Link {
 
     fn learn(&self, identity: &Identity, welcome: &Welcome) {
         self.0.time.learn(welcome.now);
+        self.line().told(welcome.now);
         let stored = identity.learn_time(welcome.now).and_then(|()| identity.moved(welcome.addresses.clone()));
         if let Err(error) = stored {
             // The old addresses go on working; the new ones are told again with the next welcome.

@@ -1,5 +1,6 @@
 //! What the edge is doing and what holds it back: as figures for programs and as one sentence per volume for people.
 
+use crate::line::Standing;
 use crate::link::LinkState;
 use crate::sender::{Coder, State};
 use crate::text;
@@ -21,6 +22,8 @@ pub struct Status {
     pub link: LinkState,
     /// The rate that holds now.
     pub rate: String,
+    /// What decided so, and until when.
+    pub allowance: Standing,
     /// Coded bytes that wait.
     pub spool_bytes: u64,
     /// IP-level bytes sent since the daemon started.

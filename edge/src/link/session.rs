@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use wire::clock::machine_time;
 use wire::message::{Answer, Ask, Found, FromEdge, FromGateway, MAX_FRAME, MAX_MARKS};
+use wire::policy::SignedPolicy;
 use wire::stream::{FrameReader, FrameWriter};
 use wire::version::Version;
 
@@ -18,6 +19,8 @@ use wire::version::Version;
 const OUTBOX: usize = 32;
 /// Bytes of a repair that fit a frame with the rest of their message.
 const MAX_REPAIR: usize = MAX_FRAME - 256;
+/// Characters of the reason why a policy was refused.
+const MAX_REFUSED: usize = 300;
 /// Between two signs of life.
 const STATUS_EVERY: Duration = Duration::from_secs(60);
 /// Between two looks whether the certificate is due for renewal; also how long an answer may take before it is asked again.
@@ -176,9 +179,13 @@ impl Parts<'_> {
         let mut renewal = tokio::time::interval(RENEWAL_EVERY);
         // The hello is the first sign of life.
         status.tick().await;
+        self.tell_policy(None).await;
         loop {
             tokio::select! {
-                _ = status.tick() => self.tell_status().await,
+                _ = status.tick() => {
+                    self.tell_status().await;
+                    self.tell_evidence().await;
+                }
                 _ = renewal.tick() => self.renew().await,
             }
         }
@@ -227,12 +234,44 @@ impl Parts<'_> {
                     let _ = listener.send(message.clone()).await;
                 }
             }
-            FromGateway::Welcome(_)
-            | FromGateway::Bye { .. }
-            | FromGateway::Policy(_)
-            | FromGateway::Time { .. }
-            | FromGateway::Grant { .. }
-            | FromGateway::EvidenceHeld { .. } => {}
+            FromGateway::Policy(signed) => self.take_policy(signed).await,
+            FromGateway::Time { now } => self.link.line().told(now),
+            FromGateway::Grant { bits, millis } => {
+                self.link.line().granted(bits, Duration::from_millis(millis.into()));
+            }
+            FromGateway::EvidenceHeld { minute } => {
+                let line = self.link.line().clone();
+                crate::pipeline::blocking(move || line.evidence_held(minute)).await;
+            }
+            FromGateway::Welcome(_) | FromGateway::Bye { .. } => {}
+        }
+    }
+
+    async fn take_policy(&self, signed: SignedPolicy) {
+        let (line, identity) = (self.link.line().clone(), self.identity.clone());
+        let taken = crate::pipeline::blocking(move || match identity.bearer() {
+            Ok(peer) => line.take_policy(signed, peer.bearer.site),
+            Err(error) => Err(error.to_string()),
+        });
+        self.tell_policy(taken.await.err()).await;
+    }
+
+    /// Says which policy is in force here: the gateway sends a newer one if it has one.
+    async fn tell_policy(&self, refused: Option<String>) {
+        if self.session.version >= Version::V2 {
+            let version = self.link.line().policy_version();
+            let refused = refused.map(|why| why.chars().take(MAX_REFUSED).collect());
+            self.session.say(FromEdge::PolicyHeld { version, refused }).await;
+        }
+    }
+
+    async fn tell_evidence(&self) {
+        if self.session.version >= Version::V2 {
+            let line = self.link.line().clone();
+            let minutes = crate::pipeline::blocking(move || line.evidence()).await;
+            if !minutes.is_empty() {
+                self.session.say(FromEdge::Evidence(minutes)).await;
+            }
         }
     }
 
