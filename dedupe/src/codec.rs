@@ -29,7 +29,7 @@ impl Effort {
 pub struct CodecMemory {
     /// log2 of the long-distance table's entries, of 8 bytes each.
     pub long_log: u32,
-    /// log2 of the match finder's chain entries, of 4 bytes each, at [`Effort::Thorough`]; 0 leaves zstd's choice.
+    /// log2 of the match finder's chain entries, of 4 bytes each, at [`Effort::Thorough`]; 0: there is no room, and Thorough is Normal.
     pub chain_log: u32,
 }
 
@@ -55,8 +55,9 @@ pub fn encode(buffer: &[u8], start: usize, effort: Effort, memory: CodecMemory) 
     let level = match effort {
         Effort::Quick => 3,
         Effort::Light => 9,
-        Effort::Normal => 12,
-        Effort::Thorough => 16,
+        // Without the large chain table level 16 can come out worse than level 12.
+        Effort::Thorough if memory.chain_log > 0 => 16,
+        Effort::Normal | Effort::Thorough => 12,
     };
     let window_log = (usize::BITS - buffer.len().leading_zeros()).clamp(10, 30);
     // The table must hold what is sampled: at 8 times over, output tripled. More than that is memory for nothing.
@@ -70,8 +71,7 @@ pub fn encode(buffer: &[u8], start: usize, effort: Effort, memory: CodecMemory) 
         CParameter::LdmHashLog(long_log),
         CParameter::LdmHashRateLog(LONG_RATE_LOG),
     ];
-    if effort == Effort::Thorough && memory.chain_log > 0 {
-        // Without both, level 16 can come out worse than level 12.
+    if level == 16 {
         parameters.push(CParameter::ChainLog(memory.chain_log.min(window_log + 1)));
         parameters.push(CParameter::TargetLength(4096));
     }
