@@ -9,7 +9,7 @@ pub const DEFAULT_MEMORY: ByteCount = ByteCount(1 << 30);
 
 /// Program, runtime, QUIC windows, the journal's cache, zstd's smaller tables, allocator slack: with 96 MiB the peak was 440 MiB at a ceiling of 384, and
 /// 966 at 1024.
-const FIXED: usize = 160 << 20;
+const FIXED: usize = 144 << 20;
 /// One capture worker: a slab's record old and new, a run of new bytes on its way into chunks (4 MiB), its read buffer (1 MiB), compression state.
 const PER_WORKER: usize = 8 << 20;
 /// New bytes of one parcel at most; larger ones brought nothing once what was just sent is a base too.
@@ -57,18 +57,15 @@ impl Budget {
     pub fn encoder_options(&self, cache: ByteCount) -> EncoderOptions {
         let whole_slabs = |bytes: usize| (bytes / SLAB).max(1) * SLAB;
         let log = |bytes: usize| bytes.ilog2();
-        EncoderOptions {
-            parcel: whole_slabs(self.encoder / 16).min(MAX_PARCEL),
-            chosen: (self.encoder / 10).min(MAX_CHOSEN),
-            recent: (self.encoder / 10).min(MAX_RECENT),
-            anchors: (cache.0 / ANCHOR_SHARE).max(MIN_ANCHORS),
-            codec: CodecMemory {
-                // At most a quarter of the share, and 24 is what the measured ratios were reached with.
-                long_log: log(self.encoder / 4 / 8).min(24),
-                // At most half of it; below 2^24 entries the deep search gains nothing, so zstd chooses.
-                chain_log: Some(log(self.encoder / 2 / 4).min(26)).filter(|log| *log >= 24).unwrap_or(0),
-            },
-        }
+        let parcel = whole_slabs(self.encoder / 16).min(MAX_PARCEL);
+        let (chosen, recent) = ((self.encoder / 10).min(MAX_CHOSEN), (self.encoder / 10).min(MAX_RECENT));
+        // At most a quarter of the share, and 24 is what the measured ratios were reached with.
+        let long_log = log(self.encoder / 4 / 8).min(24);
+        // What is left; below 2^24 entries the deep search gains nothing.
+        let left = self.encoder.saturating_sub(chosen + recent + 3 * parcel + (8 << long_log));
+        let chain_log = Some(log((left / 4).max(1)).min(26)).filter(|log| *log >= 24).unwrap_or(0);
+        let anchors = (cache.0 / ANCHOR_SHARE).max(MIN_ANCHORS);
+        EncoderOptions { parcel, chosen, recent, anchors, codec: CodecMemory { long_log, chain_log } }
     }
 }
 
@@ -95,7 +92,7 @@ mod tests {
                 let buffers = options.chosen + options.recent + 3 * options.parcel;
                 let tables = (8 << options.codec.long_log)
                     + if options.codec.chain_log > 0 { 4 << options.codec.chain_log } else { 0 };
-                assert!(buffers + tables <= budget.encoder * 11 / 10, "{mib} MiB: {options:?}");
+                assert!(buffers + tables <= budget.encoder, "{mib} MiB: {options:?}");
             }
         }
     }
