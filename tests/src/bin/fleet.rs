@@ -148,7 +148,8 @@ async fn line_to(gateway: SocketAddr, mbit: f64, number: usize) -> Result<Relay>
 /// As small as an edge can be: all of them are in this process.
 fn config(folder: &Path, mbit: f64) -> Result<Config> {
     let mut config = Config::new(folder.join("state"));
-    config.rate = format!("{:.0} kbit/s", mbit * 1000.0 * SHARE).parse().context("the rate of an edge")?;
+    let rate: shaping::Rate = format!("{:.0} kbit/s", mbit * 1000.0 * SHARE).parse().context("the rate of an edge")?;
+    config.rate = Some(rate);
     config.memory = ByteCount(384 << 20);
     config.cache = ByteCount(1 << 30);
     config.capture.workers = 1;

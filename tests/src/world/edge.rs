@@ -13,7 +13,7 @@ use super::{Daemon, Doing, Ended, WorldError, free_tcp, must_crash, run};
 /// How an edge differs from the usual one.
 #[derive(Clone, Debug)]
 pub struct EdgeOptions {
-    /// The allowed rate, as in the configuration.
+    /// The allowed rate, as in the configuration; empty: none is written, and the policy alone decides.
     pub rate: String,
     /// Lines of TOML added at the top of its configuration, before any table. The default lets the encoder hurry: scenarios are not
     /// about ratios.
@@ -190,10 +190,13 @@ impl Edge {
     }
 
     fn write_config(&self) -> Result<(), WorldError> {
+        let rate = match self.options.rate.as_str() {
+            "" => String::new(),
+            rate => format!("rate = {rate:?}\n"),
+        };
         let text = format!(
-            "state = {:?}\nrate = {:?}\n{}\n[capture]\n{}\n[http]\nlisten = \"{}\"\n",
+            "state = {:?}\n{rate}{}\n[capture]\n{}\n[http]\nlisten = \"{}\"\n",
             self.state(),
-            self.options.rate,
             self.options.extra,
             self.options.capture,
             self.http

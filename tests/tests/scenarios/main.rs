@@ -12,6 +12,7 @@ mod damage;
 mod garbage;
 mod identity;
 mod line;
+mod policy;
 mod room;
 mod sources;
 mod versions;
