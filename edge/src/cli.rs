@@ -392,7 +392,10 @@ fn show(status: &Status, json: bool) -> anyhow::Result<()> {
         text::bytes(status.spool_bytes)
     );
     let width = status.volumes.iter().map(|volume| volume.name.len()).max().unwrap_or(0);
-    status.volumes.iter().for_each(|volume| println!("{:width$}  {}", volume.name, volume.doing));
+    for volume in &status.volumes {
+        let arrives = volume.arrives.as_ref().map(|at| format!(" Expected at the gateway {at}.")).unwrap_or_default();
+        println!("{:width$}  {}{arrives}", volume.name, volume.doing);
+    }
     if status.volumes.is_empty() {
         println!("No volumes; add one with `sluice-edge volume add NAME --source file:PATH`.");
     }

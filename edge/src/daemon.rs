@@ -12,13 +12,14 @@ use crate::metrics::{self, Metrics};
 use crate::pipeline::{Notify, Pipeline, Shared, SpoolOrStore, blocking, target_of};
 use crate::sender::State as Sending;
 use crate::state::{AddError, State, StateError};
-use crate::status::{Status, Surroundings, VolumeStatus, line};
+use crate::status::{SendingStatus, Status, Surroundings, VolumeStatus, line};
 use crate::volume::Volume;
 use crate::volumes::{VolumeEntry, VolumesError};
 use crate::{admin, text};
 use dedupe::{Encoder, GenerationId, Progress};
 use monitoring::{Check, Health, MetricError, Registry, ServeError};
 use serde::{Deserialize, Serialize};
+use shaping::forecast::Work;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -512,7 +513,9 @@ impl Daemon {
         let (link, rate) = (self.link().state(), self.link().shaper().effective_rate());
         let (now, instant) = (machine_time(), tokio::time::Instant::now().into_std());
         let around = Surroundings { link: &link, rate, now, instant };
-        let volumes = self.all_volumes().iter().map(|volume| VolumeStatus::of(volume, &around)).collect();
+        let mut volumes: Vec<VolumeStatus> =
+            self.all_volumes().iter().map(|volume| VolumeStatus::of(volume, &around)).collect();
+        self.forecast(&mut volumes);
         let meter = self.link().shaper().meter();
         Status {
             site: self.link().identity().map(|identity| identity.credentials().site),
@@ -524,6 +527,23 @@ impl Daemon {
             received_bytes: meter.received_bytes,
             volumes,
             link,
+        }
+    }
+
+    /// Says of each volume on its way when it will have arrived.
+    fn forecast(&self, volumes: &mut [VolumeStatus]) {
+        let line = self.link().line();
+        let under_way = |volume: &VolumeStatus| {
+            volume.sending.as_ref().filter(|sending| sending.coded_bytes > 0).map(SendingStatus::left)
+        };
+        let (at, works): (Vec<usize>, Vec<Work>) = volumes
+            .iter()
+            .enumerate()
+            .filter_map(|(at, volume)| Some((at, Work { name: volume.name.clone(), bytes: under_way(volume)? })))
+            .unzip();
+        for (at, arrival) in at.into_iter().zip(line.arrivals(&works)) {
+            volumes[at].arrives_at = arrival;
+            volumes[at].arrives = arrival.map(|second| line.moment(second));
         }
     }
 

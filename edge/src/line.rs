@@ -28,6 +28,7 @@ use minutes::Minutes;
 use nix::time::{ClockId, clock_gettime};
 use records::Anchor;
 use serde::{Deserialize, Serialize};
+use shaping::forecast::{EFFICIENCY, Outlook, Work};
 use shaping::ledger::Ledger;
 use shaping::policy::{Allowance, ClockTrust, Control, Grant, Override, Policy, QuotaUse, Reason, Situation, decide};
 use shaping::{BitsPerSec, Rate, Shaper, TrustedClock};
@@ -196,6 +197,30 @@ impl Line {
         };
         drop(state);
         self.0.changed.notify_one();
+    }
+
+    /// When each of these will have crossed the line by the policy in force, Unix seconds; all `None` without a policy or a clock.
+    pub fn arrivals(&self, works: &[Work]) -> Vec<Option<i64>> {
+        let state = self.lock();
+        let (Some(held), Some(now)) = (&state.held, state.clock.now(counted())) else { return vec![None; works.len()] };
+        let local: Vec<Override> = state.local.iter().map(|local| local.bend.clone()).collect();
+        let quotas: Vec<QuotaUse> = state.ledger.uses().collect();
+        let outlook = Outlook {
+            policy: &held.policy,
+            schedule: &held.schedule,
+            now,
+            quotas: &quotas,
+            local: &local,
+            efficiency: EFFICIENCY,
+        };
+        outlook.arrivals(works).into_iter().map(|at| at.map(|at| at.as_second())).collect()
+    }
+
+    /// A moment in the site's civil time, for people.
+    pub fn moment(&self, second: i64) -> String {
+        let zone = self.lock().held.as_ref().map_or(jiff::tz::TimeZone::UTC, |held| held.policy.zone.clone());
+        let at = Timestamp::from_second(second).unwrap_or_default();
+        at.to_zoned(zone).strftime("%a %Y-%m-%d %H:%M").to_string()
     }
 
     /// Decides again and again until `stop`; then gives the unspent rest of the quotas back.
@@ -460,10 +485,7 @@ fn end_overrides(policy: &mut Policy, ends: &mut Vec<(u64, Duration)>, now: Opti
 fn with_pace(mut used: QuotaUse, held: &Held, now: Timestamp) -> QuotaUse {
     let even = held.policy.quotas.iter().any(|rule| rule.even);
     if let Some(ends) = used.ends.filter(|_| even) {
-        let open = held.schedule.spans(now, ends).filter(|(_, _, slot)| {
-            slot.blackout.is_none() && held.policy.profile(slot.profile).up.of(held.policy.line.up).is_open()
-        });
-        used.open_seconds = open.map(|(from, to, _)| to.duration_since(from).as_secs().unsigned_abs()).sum();
+        used.open_seconds = held.schedule.open_seconds(&held.policy, now, ends);
     }
     used
 }

@@ -51,6 +51,21 @@ pub struct VolumeStatus {
     pub capturing: Option<ProgressStatus>,
     /// The generation on its way.
     pub sending: Option<SendingStatus>,
+    /// When the policy will have let it cross, Unix seconds; absent while nothing is on its way, or nobody can tell.
+    pub arrives_at: Option<i64>,
+    /// The same for people, in the site's civil time.
+    pub arrives: Option<String>,
+}
+
+impl SendingStatus {
+    /// Coded bytes that still have to cross: what is coded and not acknowledged, and what is not planned yet at the ratio so far.
+    pub fn left(&self) -> u64 {
+        let share = |part: u64, whole: u64| part as f64 / whole.max(1) as f64;
+        let all = self.coded_bytes as f64 / share(self.planned_bytes, self.size).max(0.001);
+        let acknowledged =
+            self.coded_bytes as f64 * share(self.parcels_acknowledged.into(), self.parcels_coded.into()).min(1.0);
+        (all - acknowledged - self.parcel_sent_bytes as f64).max(0.0) as u64
+    }
 }
 
 /// A captured generation.
@@ -147,6 +162,8 @@ impl VolumeStatus {
                 seconds: around.instant.saturating_duration_since(*began).as_secs_f64(),
             }),
             sending: sending(&sender),
+            arrives_at: None,
+            arrives: None,
         }
     }
 }

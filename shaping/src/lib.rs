@@ -27,6 +27,7 @@
 mod breaker;
 mod bucket;
 mod clock;
+pub mod forecast;
 pub mod grants;
 pub mod ledger;
 mod meter;

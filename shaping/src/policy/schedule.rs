@@ -145,6 +145,13 @@ impl Schedule {
             .take_while(|(from, to, _)| from < to)
     }
 
+    /// Seconds from `from` to `to` in which data may be sent as far as the schedule decides.
+    pub fn open_seconds(&self, policy: &Policy, from: Timestamp, to: Timestamp) -> u64 {
+        let open =
+            self.spans(from, to).filter(|(_, _, slot)| policy.profile(slot.profile).up.of(policy.line.up).is_open());
+        open.map(|(from, to, _)| to.duration_since(from).as_secs().unsigned_abs()).sum()
+    }
+
     /// The instant at which the span ends.
     pub fn end(&self) -> Timestamp {
         Timestamp::from_second(self.end).unwrap_or(Timestamp::MAX)
