@@ -236,7 +236,7 @@ mod tests {
             let hard = policy.quotas.iter().zip(ledger.uses()).any(|(rule, used)| used.used >= rule.data_limit());
             let budget = ledger.budget().unwrap();
             for _ in 0..draw % 50 {
-                if total >= budget || hard && draw % 7 > 0 {
+                if total >= budget || hard && !draw.is_multiple_of(7) {
                     break;
                 }
                 total += DATAGRAM;
