@@ -1,6 +1,12 @@
 //! Tenants, sites, tokens and certificates: what the gateway knows beside the stores. One redb file, `catalogue.redb`.
 //!
+//! What it knows of lines (policies, audit, evidence) is in `catalogue/policies.rs`.
+//!
 //! The API is the narrow waist for a shared database later: each method is one transaction, and nothing of redb shows.
+
+mod policies;
+
+pub use policies::{EdgePolicy, LineChange, LineEvent, PolicyRow};
 
 use dedupe::{SiteId, TenantId, UnixMillis};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -151,7 +157,7 @@ impl Catalogue {
         let opened = redb::Builder::new().set_cache_size(CACHE).create(path);
         let catalogue = Catalogue { database: opened.map_err(|error| unopened(error, path))? };
         let commit = catalogue.database.begin_write()?;
-        for table in [SETTINGS, TENANTS, SITES, TOKENS, CERTIFICATES] {
+        for table in tables() {
             commit.open_table(table)?;
         }
         commit.commit()?;
@@ -390,7 +396,7 @@ impl Catalogue {
     pub fn copy_to(&self, path: &Path) -> Result<(), CatalogueError> {
         let copy = Self::create(path)?;
         let (read, commit) = (self.database.begin_read()?, copy.database.begin_write()?);
-        for table in [SETTINGS, TENANTS, SITES, TOKENS, CERTIFICATES] {
+        for table in tables() {
             let mut to = commit.open_table(table)?;
             for row in read.open_table(table)?.iter()? {
                 let (key, value) = row?;
@@ -422,6 +428,11 @@ impl Catalogue {
         commit.open_table(table)?.insert(key, encode(row).as_slice())?;
         Ok(commit.commit()?)
     }
+}
+
+/// Every table that there is.
+fn tables() -> impl Iterator<Item = Table> {
+    [SETTINGS, TENANTS, SITES, TOKENS, CERTIFICATES].into_iter().chain(policies::TABLES)
 }
 
 fn insert_certificate(
