@@ -8,7 +8,6 @@ use super::report::ReportError;
 use super::{Author, AuthorError, millis};
 use crate::catalogue::{CatalogueError, LineChange, PolicyRow};
 use jiff::Timestamp;
-use shaping::Rate;
 use shaping::policy::{Bend, Hold, Override, Policy, PolicyError};
 
 /// A change that somebody wants.
@@ -282,7 +281,6 @@ fn checked(site: &str, policy: &Policy, now: Timestamp) -> Result<String, Change
 pub(crate) fn bend_text(bend: &Bend) -> String {
     match bend {
         Bend::Pause => "pause".into(),
-        Bend::Boost { rate: Rate::Unlimited, pierce: false } => "boost to the line's cap".into(),
         Bend::Boost { rate, pierce: false } => format!("boost {rate}"),
         Bend::Boost { rate, pierce: true } => format!("boost {rate}, also in blackouts"),
     }

@@ -3,6 +3,7 @@
 use super::*;
 use dedupe::UnixMillis;
 use jiff::civil::date;
+use shaping::Rate;
 
 const NOW: &str = "2026-11-23T12:00:00Z"; // Monday, 20:00 in Shanghai
 const PLAIN: &str = "# agreed with the line's owner\nzone = \"Asia/Shanghai\"\n\n[line]\nup = \"2 Mbit/s\"\n\n[grid]\n";
