@@ -3,10 +3,12 @@
 //! Every handler blocks; long ones report progress and stop when they are told to.
 
 mod handlers;
+pub mod policy;
 pub mod render;
 pub mod socket;
 
 pub use handlers::{Admin, watch};
+pub use policy::{PolicyAnswer, PolicyRequest, Signature};
 
 use crate::rehydrate;
 use dedupe::UnixMillis;
@@ -71,6 +73,8 @@ pub enum Request {
     Scrub,
     /// Work with the authorities.
     Authority(Authority),
+    /// Work with policies, and report what lines were used for.
+    Policy(PolicyRequest),
     /// What the daemon and its workers are doing.
     Status,
 }
@@ -175,6 +179,8 @@ pub enum Answer {
         /// Number, fingerprint, whether it signs.
         authorities: Vec<(u32, String, bool)>,
     },
+    /// What came of a request about policies.
+    Policy(PolicyAnswer),
     /// The daemon's state.
     Status {
         /// Whether this is a running daemon.
@@ -203,6 +209,12 @@ pub struct SiteLine {
     pub software: String,
     /// What the edge said last about itself.
     pub doing: String,
+    /// Version of its policy, if it has one.
+    pub policy: Option<u64>,
+    /// Version of the policy that the edge says it holds; `None`: it never said, 0: none.
+    pub policy_held: Option<u64>,
+    /// Why the edge refused the policy that it was sent last.
+    pub policy_refused: Option<String>,
 }
 
 /// A volume.
@@ -283,6 +295,15 @@ pub enum AdminError {
     /// A backup failed.
     #[error(transparent)]
     Backup(#[from] crate::backup::BackupError),
+    /// A policy was not changed or read.
+    #[error(transparent)]
+    Policy(#[from] crate::policies::ChangeError),
+    /// A rate is none.
+    #[error(transparent)]
+    Rate(shaping::ParseRateError),
+    /// It is not said for whom a policy is.
+    #[error("say for whom the policy is: for one site by --site, or for all sites of a tenant by --all-of")]
+    Whose,
     /// A volume's name is not one.
     #[error(
         "`{0}` does not name a volume: write SITE/VOLUME, or TENANT/SITE/VOLUME; `sluice-gateway volumes` lists them"

@@ -1,9 +1,12 @@
 //! The command line: parse, ask the daemon or do it here, print.
 
+mod policy;
+
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
+use policy::{AuthorArgs, Format, HolidaysCommand, OverrideCommand, PolicyCommand};
 use sluice_gateway::admin::socket::{self, AskError};
-use sluice_gateway::admin::{Admin, Answer, Authority, Report, Request, render};
+use sluice_gateway::admin::{Admin, Answer, Authority, PolicyAnswer, PolicyRequest, Report, Request, render};
 use sluice_gateway::config::{Config, ConfigError, check_announced, defaults};
 use sluice_gateway::state::State;
 use sluice_gateway::{backup, rehydrate, text};
@@ -142,6 +145,49 @@ pub(crate) enum Command {
         #[command(subcommand)]
         what: AuthorityCommand,
     },
+    /// Say what sites' lines may be used for.
+    Policy {
+        #[command(subcommand)]
+        what: PolicyCommand,
+    },
+    /// Bend a site's schedule for a while.
+    Override {
+        #[command(subcommand)]
+        what: OverrideCommand,
+    },
+    /// Stop everything at a site until it is released.
+    Hold {
+        /// SITE, or TENANT/SITE.
+        #[arg(long)]
+        site: String,
+        #[command(flatten)]
+        author: AuthorArgs,
+    },
+    /// End a hold.
+    Release {
+        /// SITE, or TENANT/SITE.
+        #[arg(long)]
+        site: String,
+        #[command(flatten)]
+        author: AuthorArgs,
+    },
+    /// Report what a site's line was used for in a month.
+    Report {
+        /// SITE, or TENANT/SITE.
+        #[arg(long)]
+        site: String,
+        /// As 2026-11.
+        #[arg(long, value_name = "YYYY-MM")]
+        month: String,
+        /// How to print it.
+        #[arg(long, value_enum, default_value = "text")]
+        format: Format,
+    },
+    /// Days off and make-up working days.
+    Holidays {
+        #[command(subcommand)]
+        what: HolidaysCommand,
+    },
     /// Say what the daemon and its workers are doing.
     Status,
 }
@@ -191,6 +237,11 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::VerifyImage { image, root, volume, generation } => {
             return verify_image(&place, json, &image, root, volume.as_deref(), &generation);
         }
+        Command::Policy { what: PolicyCommand::Check { file } } => return policy::check(&file),
+        Command::Policy { what: PolicyCommand::Preview { file: Some(file), days, from, .. } } => {
+            return policy::preview_file(&file, days, from.as_deref(), json);
+        }
+        Command::Report { site, month, format } => return report(&place, site, month, format, json),
         other => request_of(other)?,
     };
     let answer = ask(&place.config()?, &request, json)?;
@@ -220,11 +271,17 @@ fn request_of(command: Command) -> Result<Request> {
             AuthorityCommand::Use { number } => Authority::Use(number),
             AuthorityCommand::Retire { number } => Authority::Retire(number),
         }),
+        Command::Policy { what } => policy::policy_request(what)?,
+        Command::Override { what } => policy::override_request(what),
+        Command::Hold { site, author } => Request::Policy(PolicyRequest::Hold { site, author: author.signed() }),
+        Command::Release { site, author } => Request::Policy(PolicyRequest::Release { site, author: author.signed() }),
+        Command::Holidays { what } => policy::holidays_request(what)?,
         Command::Status => Request::Status,
         Command::Run
         | Command::Init { .. }
         | Command::CheckConfig
         | Command::Restore { .. }
+        | Command::Report { .. }
         | Command::VerifyImage { .. } => bail!("this command is no request"),
     })
 }
@@ -255,6 +312,17 @@ fn ask(config: &Config, request: &Request, quiet: bool) -> Result<Answer> {
 fn print(answer: &Answer, json: bool) -> Result<()> {
     let text = if json { serde_json::to_string(answer)? + "\n" } else { render::answer(answer) };
     std::io::stdout().write_all(text.as_bytes()).context("printing the answer")
+}
+
+fn report(place: &Place, site: String, month: String, format: Format, json: bool) -> Result<()> {
+    let answer = ask(&place.config()?, &Request::Policy(PolicyRequest::Report { site, month }), true)?;
+    match &answer {
+        Answer::Policy(PolicyAnswer::Report { report }) if format == Format::Csv && !json => {
+            let text = sluice_gateway::admin::policy::render::report_csv(report);
+            std::io::stdout().write_all(text.as_bytes()).context("printing the report")
+        }
+        answer => print(answer, json || format == Format::Json),
+    }
 }
 
 fn init(place: &Place, tenant: Option<&str>, addresses: &[String]) -> Result<()> {

@@ -4,6 +4,7 @@
 //!   server ── accepts ──► session   control connections, one per site      live: who is connected
 //!                    ├──► data      parcels ──► incoming (parts on disk) ──► ingest (sized pool) ──► dedupe::Store
 //!                    └──► enrol     tokens ──► catalogue, ca
+//!   policies                        what lines may be used for, signed for their edges, and the evidence of what they were used for
 //!   rehydrate                       a generation ──► a file or block device
 //!   admin                           one request enum, handled in one place, over a socket or in the command's own process
 //!   daemon, workers                 everything together, until it is asked to stop
@@ -23,6 +24,7 @@ pub mod ingest;
 pub mod live;
 pub mod metrics;
 pub mod packs;
+pub mod policies;
 pub mod rehydrate;
 mod repairs;
 mod server;

@@ -6,14 +6,17 @@ use crate::repairs::Question;
 use crate::state::TenantStore;
 use dedupe::{GenerationId, SiteId, TenantId};
 use quinn::Connection;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::task::TaskTracker;
 use wire::identity::Serial;
 use wire::message::{EdgeStatus, FromGateway, Refusal};
 use wire::stream::{self, CloseCode};
+use wire::version::Version;
 
 /// How long an older session of a site has to answer before it counts as dead and a newcomer takes its place: several round trips of a
 /// bad line with the probe lost once.
@@ -32,6 +35,18 @@ pub(crate) enum Command {
     Say(FromGateway),
     /// End, and say why.
     End(Refusal),
+}
+
+/// Whether an edge heard something that it ought to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Told {
+    /// It is connected and was told.
+    Sent,
+    /// It is not connected, and hears when it comes.
+    Away,
+    /// It is connected but speaks a version of the protocol in which this cannot be said.
+    Old,
 }
 
 /// All open sessions.
@@ -56,6 +71,7 @@ pub struct LiveSession {
     /// The certificate with which it began.
     pub(crate) serial: Serial,
     instance: u64,
+    version: Version,
     /// The edge's software version.
     pub(crate) software: String,
     control: Connection,
@@ -73,6 +89,7 @@ pub(crate) struct Newcomer {
     pub(crate) tenant: Arc<TenantStore>,
     pub(crate) serial: Serial,
     pub(crate) instance: u64,
+    pub(crate) version: Version,
     pub(crate) software: String,
     pub(crate) control: Connection,
     pub(crate) commands: mpsc::Sender<Command>,
@@ -130,6 +147,25 @@ impl Live {
         self.lock().len()
     }
 
+    /// Says something to the edge of a site, even when its session is busy just now. Must be called within the runtime.
+    pub(crate) fn tell(&self, site: SiteId, message: FromGateway) -> Told {
+        let Some(session) = self.of_site(site) else { return Told::Away };
+        if session.version.allows_reply(&message).is_err() {
+            return Told::Old;
+        }
+        match session.commands.try_send(Command::Say(message)) {
+            Ok(()) => Told::Sent,
+            Err(TrySendError::Closed(_)) => Told::Away,
+            Err(TrySendError::Full(command)) => {
+                let commands = session.commands.clone();
+                self.tasks.spawn(async move {
+                    let _the_session_is_over = commands.send(command).await;
+                });
+                Told::Sent
+            }
+        }
+    }
+
     /// Ends the session of a site at once: it hears why, and is closed whether it listens or not. Must be called within the runtime.
     pub fn end(&self, site: SiteId, why: Refusal) {
         let Some(session) = self.of_site(site) else { return };
@@ -169,6 +205,7 @@ impl LiveSession {
             tenant: newcomer.tenant,
             serial: newcomer.serial,
             instance: newcomer.instance,
+            version: newcomer.version,
             software: newcomer.software,
             control: newcomer.control,
             data: Mutex::default(),

@@ -6,6 +6,7 @@
 use crate::catalogue::NewCertificate;
 use crate::ingest::{self, finish, state_refusal};
 use crate::live::{Command, LiveSession, Newcomer, code_of};
+use crate::policies;
 use crate::server::Gateway;
 use quinn::Connection;
 use std::sync::Arc;
@@ -36,16 +37,25 @@ pub(crate) async fn run(
     let (commands_in, mut commands) = mpsc::channel(BACKLOG);
     let (jobs, jobs_out) = mpsc::channel(BACKLOG);
     let (events_in, mut events) = mpsc::channel(BACKLOG);
-    let worker =
-        Worker { gateway: gateway.clone(), connection: connection.clone(), peer, commands: commands_in, live: None };
+    let worker = Worker {
+        gateway: gateway.clone(),
+        connection: connection.clone(),
+        version,
+        peer,
+        commands: commands_in,
+        live: None,
+        policy_told: 0,
+    };
     let worker = gateway.tasks.spawn(worker.run(jobs_out, events_in));
-    let mut waiting = 0;
+    let (mut waiting, mut welcomed) = (0, false);
     let mut tick = tokio::time::interval(TICK);
     let why = loop {
         // Every branch is cancel-safe: receiving from channels, `FrameReader::next`, an interval and a token.
         let event = tokio::select! {
             () = gateway.stop.cancelled() => break None,
             Some(command) = commands.recv() => match command {
+                // The welcome comes first; what the edge then says of its policy brings the newer one.
+                Command::Say(FromGateway::Policy(_)) if !welcomed => continue,
                 Command::Say(message) => match writer.send(&message).await {
                     Ok(()) => continue,
                     Err(_) => break None,
@@ -67,6 +77,7 @@ pub(crate) async fn run(
                     if let FromGateway::Refuse { why, .. } | FromGateway::Bye { why } = &message {
                         gateway.metrics.refused(why);
                     }
+                    welcomed |= matches!(message, FromGateway::Welcome(_));
                     if writer.send(&message).await.is_err() {
                         end = Some(None);
                     }
@@ -101,9 +112,12 @@ pub(crate) async fn run(
 struct Worker {
     gateway: Arc<Gateway>,
     connection: Connection,
+    version: Version,
     peer: PeerIdentity,
     commands: mpsc::Sender<Command>,
     live: Option<Arc<LiveSession>>,
+    /// Version of the policy that was answered last: what an edge refuses it does not get again and again.
+    policy_told: u64,
 }
 
 impl Worker {
@@ -182,12 +196,27 @@ impl Worker {
             }
             Action::Note(status) => {
                 live.set_status(status);
-                None
+                Some(FromGateway::Time { now: state.now() })
             }
-            Action::NotePolicy { .. } | Action::Keep(_) => None,
+            Action::NotePolicy { version, refused } => {
+                let told = self.policy_told;
+                let noted = move || policies::note_held(&state, site, version, refused.as_deref(), told);
+                let newer = blocking(move || noted().map_err(|error| state_refusal(error.into()))).await?;
+                newer.map(|(version, message)| {
+                    self.policy_told = version;
+                    message
+                })
+            }
+            Action::Keep(minutes) => {
+                let keep = move || policies::evidence::keep(&state, site, &minutes);
+                let newest = blocking(move || keep().map_err(|error| state_refusal(error.into()))).await?;
+                newest.map(|minute| FromGateway::EvidenceHeld { minute })
+            }
             Action::Admit(_) | Action::Send(_) | Action::Close(_) => None, // not jobs
         };
-        Ok(reply.map(Event::Ready))
+        // An edge of an older version would end the session over a message that it does not know.
+        let said = reply.filter(|message| self.version.allows_reply(message).is_ok());
+        Ok(said.map(Event::Ready))
     }
 
     async fn admit(&mut self, hello: Hello) -> Result<Event, Refusal> {
@@ -204,6 +233,7 @@ impl Worker {
             tenant,
             serial,
             instance: hello.instance,
+            version: self.version,
             software: hello.software.clone(),
             control: self.connection.clone(),
             commands: self.commands.clone(),

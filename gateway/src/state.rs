@@ -3,7 +3,7 @@
 //! ```text
 //! state/
 //!   catalogue.redb            tenants, sites, tokens, certificates; open means: this process owns the state
-//!   ca/                       authorities
+//!   ca/                       authorities, and the key that signs policies
 //!   reset.key                 lets edges notice a restart at once
 //!   incoming/                 parcels that have not arrived whole
 //!   tenants/<id>/key          the tenant's store key
@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::files::{self, FileError};
 use crate::ingest::Receiving;
 use crate::packs::ObjectPacks;
+use crate::policies;
 use crate::repairs::Repairs;
 use dedupe::{GenerationId, Keys, PackStorage, StorageError, Store, StoreError, StoreOptions, TenantId, UnixMillis};
 use std::collections::HashMap;
@@ -27,6 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use wire::clock::KnownTime;
+use wire::policy::PolicyKey;
 use zeroize::Zeroizing;
 
 /// Start of a tenant's key file; the number is the format's.
@@ -60,6 +62,11 @@ pub enum StateError {
     /// A tenant's key file is not one.
     #[error("{0} is not a store key; restore it from a backup, without it the tenant's packs cannot be read")]
     Key(PathBuf),
+    /// The key that signs policies is not one.
+    #[error(
+        "{0} is no key for policies; restore it from a backup. Without it a new one can be made by removing the file, and every edge that has a policy has to enrol again"
+    )]
+    PolicyKey(PathBuf),
     /// There is a state already.
     #[error("{0} holds the state of a gateway already; choose an empty directory")]
     Exists(PathBuf),
@@ -74,6 +81,8 @@ pub struct State {
     /// Tenants, sites, tokens, certificates.
     pub catalogue: Catalogue,
     authorities: Mutex<Authorities>,
+    /// Signs policies.
+    pub policy_key: PolicyKey,
     /// The time by which certificates are judged.
     pub time: Arc<KnownTime>,
     /// Validity of an edge's certificate.
@@ -120,6 +129,7 @@ impl State {
         let folder = config.state.clone();
         let catalogue = Catalogue::open(&catalogue_of(&folder))?;
         let authorities = Authorities::load(&folder.join("ca"))?;
+        let policy_key = policies::key::load(&folder.join("ca"), catalogue.has_policies()?)?;
         let time = Arc::new(KnownTime::new(catalogue.known_time()?));
         files::private_folder(&folder.join("incoming"))?;
         Ok(Arc::new(State {
@@ -128,6 +138,7 @@ impl State {
             runtime,
             catalogue,
             authorities: Mutex::new(authorities),
+            policy_key,
             time,
             certificate_validity: config.certificate_validity,
             tenants: Mutex::default(),

@@ -1,5 +1,6 @@
 //! Work in the background: each worker has a name, a line that says what it does, and a share of the time that it may take.
 
+use crate::policies;
 use crate::repairs;
 use crate::server::{Gateway, server_config};
 use crate::state::TenantStore;
@@ -233,6 +234,9 @@ fn certificate(gateway: &Arc<Gateway>, endpoints: &[Endpoint]) -> String {
     let long_ago = UnixMillis(now.0.saturating_sub(KEEP_EXPIRED.as_millis() as u64));
     if let Err(error) = state.catalogue.tidy(long_ago) {
         tracing::warn!(%error, "expired tokens and certificates could not be dropped");
+    }
+    if let Err(error) = state.catalogue.drop_minutes(policies::evidence::oldest(now)) {
+        tracing::warn!(%error, "old evidence of lines could not be dropped");
     }
     let made = state.authorities().server_certificate(now);
     let config = match made {

@@ -21,15 +21,15 @@ const REPORT_EVERY: Duration = Duration::from_millis(250);
 /// Handles requests, with a running daemon's sessions or without.
 #[derive(Clone)]
 pub struct Admin {
-    state: Arc<State>,
-    daemon: Option<Running>,
+    pub(super) state: Arc<State>,
+    pub(super) daemon: Option<Running>,
 }
 
 #[derive(Clone)]
-struct Running {
-    live: Arc<Live>,
+pub(super) struct Running {
+    pub(super) live: Arc<Live>,
     board: Arc<Board>,
-    runtime: Handle,
+    pub(super) runtime: Handle,
 }
 
 impl Admin {
@@ -61,6 +61,7 @@ impl Admin {
             Request::Gc { plan } => self.gc(plan, report),
             Request::Scrub => self.scrub(report),
             Request::Authority(what) => self.authority(&what),
+            Request::Policy(request) => self.policy(request),
             Request::Status => Ok(self.status()),
         }
     }
@@ -79,12 +80,14 @@ impl Admin {
         let mut lines = Vec::new();
         for tenant in self.state.catalogue.tenants()? {
             let sites = self.state.catalogue.sites()?.into_iter().filter(|site| site.tenant == tenant.id);
-            lines.extend(sites.map(|site| self.site_line(&tenant, site)));
+            for site in sites {
+                lines.push(self.site_line(&tenant, site)?);
+            }
         }
         Ok(Answer::Sites { sites: lines })
     }
 
-    fn site_line(&self, tenant: &Tenant, site: Site) -> SiteLine {
+    fn site_line(&self, tenant: &Tenant, site: Site) -> Result<SiteLine, AdminError> {
         let live = self.daemon.as_ref().and_then(|daemon| daemon.live.of_site(site.id));
         let state = match (&live, site.revoked, site.seen) {
             (_, Some(_), _) => "revoked",
@@ -92,7 +95,9 @@ impl Admin {
             (None, None, Some(_)) => "away",
             (None, None, None) => "never connected",
         };
-        SiteLine {
+        let catalogue = &self.state.catalogue;
+        let (policy, held) = (catalogue.policy(site.id)?, catalogue.edge_policy(site.id)?);
+        Ok(SiteLine {
             tenant: tenant.name.clone(),
             site: site.name,
             id: site.id.to_string(),
@@ -100,7 +105,10 @@ impl Admin {
             seen: site.seen,
             software: site.software,
             doing: live.map(|live| live.status().doing).unwrap_or_default(),
-        }
+            policy: policy.map(|row| row.version),
+            policy_held: held.as_ref().map(|held| held.version),
+            policy_refused: held.and_then(|held| held.refused),
+        })
     }
 
     fn volumes(&self) -> Result<Answer, AdminError> {

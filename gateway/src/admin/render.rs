@@ -22,11 +22,12 @@ pub fn answer(answer: &Answer) -> String {
                     line.state.clone(),
                     when(line.seen),
                     printable(&line.software),
+                    policy_of(line),
                     printable(&line.doing),
                 ]
             };
             table(
-                &["tenant", "site", "state", "last seen", "software", "doing"],
+                &["tenant", "site", "state", "last seen", "software", "policy", "doing"],
                 &sites.iter().map(row).collect::<Vec<_>>(),
             )
         }
@@ -117,6 +118,7 @@ pub fn answer(answer: &Answer) -> String {
             };
             table(&["number", "fingerprint", "role"], &authorities.iter().map(row).collect::<Vec<_>>())
         }
+        Answer::Policy(answer) => super::policy::render::answer(answer),
         Answer::Status { running: false, .. } => "No daemon is running on this state directory.\n".into(),
         Answer::Status { connected, workers, .. } => {
             let rows: Vec<Vec<String>> = workers.iter().map(|(name, line)| vec![name.clone(), line.clone()]).collect();
@@ -155,6 +157,17 @@ fn rehydrated(done: &Done) -> String {
         bytes(done.written_bytes),
         done.root
     )
+}
+
+/// The policy of a site, and what its edge makes of it when that is something else.
+fn policy_of(line: &super::SiteLine) -> String {
+    let version = line.policy.map_or("none".into(), |version| format!("version {version}"));
+    match (line.policy_held.unwrap_or(0), &line.policy_refused) {
+        (held, Some(why)) => format!("{version}, edge holds {held}: {}", printable(why)),
+        (held, None) if line.policy.unwrap_or(0) == held => version,
+        (0, None) => format!("{version}, edge holds none"),
+        (held, None) => format!("{version}, edge holds {held}"),
+    }
 }
 
 fn when(at: Option<UnixMillis>) -> String {

@@ -3,6 +3,7 @@
 //! One request per connection: a line of JSON in, lines of JSON out: any number of `{"report": …}`, then one `{"answer": …}` or `{"error": …}`.
 //! A client that goes away cancels what it asked for.
 
+use super::policy::MAX_REQUEST;
 use super::{Admin, Answer, Report, Request};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, Permissions};
@@ -20,8 +21,6 @@ use tokio_util::task::TaskTracker;
 
 /// Name of the socket in the state directory.
 pub const NAME: &str = "admin.sock";
-/// Bytes of a request at most.
-const MAX_REQUEST: u64 = 64 << 10;
 /// Reports that may wait for a slow client before older ones are dropped.
 const REPORTS: usize = 8;
 /// How long a client may take to say what it wants.

@@ -7,16 +7,16 @@ use sluice_gateway::admin::{Answer, Request};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
-fn gateway(args: &[&str]) -> Output {
+pub(crate) fn gateway(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_sluice-gateway")).args(args).env_remove("SLUICE_GATEWAY_CONFIG").output().unwrap()
 }
 
-fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     String::from_utf8(output.stderr.clone()).unwrap()
 }

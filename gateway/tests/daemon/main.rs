@@ -6,4 +6,5 @@ mod commands;
 mod edge;
 mod generations;
 mod identities;
+mod policies;
 mod world;
