@@ -2,13 +2,15 @@
 
 use crate::breaker::Breaker;
 use crate::bucket::{Bucket, Class, Readiness};
+use crate::courtesy::{Courtesy, RoundTrip};
 use crate::meter::{Meter, MeterReading};
+use crate::round_trips::{Datagram, Departures};
 use crate::units::{BitsPerSec, Rate};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// One line, shared by the sockets that were bound with it. Clones are handles on the same line.
 #[derive(Debug, Clone)]
@@ -22,11 +24,14 @@ pub struct ShaperOptions {
     /// Bytes that the line adds to each packet and that count against the rate: 0 when the rate means IP bytes, 38 for whole
     /// Ethernet frames, about 40 for PPPoE over ATM.
     pub packet_overhead: u16,
+    /// Queueing delay before the line at which data begins to make way for others' traffic (see [`Courtesy`]); None: it does not.
+    /// [`Shaper::set_courtesy`] changes it.
+    pub courtesy: Option<Duration>,
 }
 
 impl Default for ShaperOptions {
     fn default() -> Self {
-        ShaperOptions { control_reserve: BitsPerSec::kbit(16), packet_overhead: 0 }
+        ShaperOptions { control_reserve: BitsPerSec::kbit(16), packet_overhead: 0, courtesy: None }
     }
 }
 
@@ -49,9 +54,11 @@ struct Line {
 
 #[derive(Debug)]
 struct State {
-    /// What was asked; the bucket holds it times the breaker's share.
+    /// What was asked; the bucket holds it times the breaker's share, or what courtesy leaves of that.
     asked: Rate,
     breaker: Breaker,
+    courtesy: Courtesy,
+    departures: Departures,
     bucket: Bucket,
     waiters: HashMap<u64, Waker>,
     trace: Option<Trace>,
@@ -71,13 +78,16 @@ impl Shaper {
 
     /// A line of this rate.
     pub fn with_options(rate: Rate, options: ShaperOptions) -> Self {
-        let state = State {
+        let mut state = State {
             asked: rate,
             breaker: Breaker::default(),
+            courtesy: Courtesy::new(options.courtesy),
+            departures: Departures::default(),
             bucket: Bucket::new(rate, options.control_reserve, now()),
             waiters: HashMap::new(),
             trace: None,
         };
+        state.apply();
         Shaper(Arc::new(Line {
             state: Mutex::new(state),
             options,
@@ -93,12 +103,26 @@ impl Shaper {
         state.apply();
     }
 
+    /// Makes way for others' traffic from a queueing delay of `target` on (see [`Courtesy`]), or not at all. With [`Rate::Unlimited`] it
+    /// rests. Connections that are dialled from now on ask for acknowledgements to match; older ones feel the queue a little later.
+    pub fn set_courtesy(&self, target: Option<Duration>) {
+        let mut state = self.lock();
+        state.courtesy.set_target(target);
+        state.apply();
+    }
+
+    /// What courtesy leaves at the moment, when that is less than would be allowed otherwise; None when it is off or leaves all.
+    pub fn courtesy(&self) -> Option<BitsPerSec> {
+        let state = self.lock();
+        state.courtesy.limit(state.cap()?)
+    }
+
     /// The rate that was asked.
     pub fn rate(&self) -> Rate {
         self.lock().asked
     }
 
-    /// The rate that holds now: the asked one, or less while the line loses heavily (see [`Breaker`]).
+    /// The rate that holds now: the asked one, or less while the line loses heavily (see [`Breaker`]) or others use it (see [`Courtesy`]).
     pub fn effective_rate(&self) -> Rate {
         self.lock().bucket.rate()
     }
@@ -127,6 +151,43 @@ impl Shaper {
         }
     }
 
+    /// A connection's path begins; its number on this line.
+    pub(crate) fn begin_path(&self) -> u64 {
+        let mut state = self.lock();
+        state.courtesy.begin_path();
+        state.apply();
+        drop(state);
+        self.waiter()
+    }
+
+    /// The queueing delay that courtesy keeps to; None when it is off.
+    pub(crate) fn courtesy_target(&self) -> Option<Duration> {
+        self.lock().courtesy.target()
+    }
+
+    /// A datagram of the data connection was made, and is the next to leave.
+    pub(crate) fn made(&self, datagram: Datagram) {
+        let mut state = self.lock();
+        if state.is_courteous() {
+            state.departures.made(datagram);
+        }
+    }
+
+    /// When an acknowledged datagram left, where that is known.
+    pub(crate) fn acknowledged(&self, datagram: Datagram) -> Option<Instant> {
+        self.lock().departures.acknowledged(datagram)
+    }
+
+    /// Takes in a round trip of the data connection.
+    pub(crate) fn round_trip(&self, now: Instant, sample: RoundTrip) {
+        let mut state = self.lock();
+        if let Some(cap) = state.cap()
+            && state.courtesy.observe(now, cap, sample)
+        {
+            state.apply();
+        }
+    }
+
     pub(crate) fn options(&self) -> ShaperOptions {
         self.0.options
     }
@@ -142,8 +203,11 @@ impl Shaper {
 
     /// Whether `class` may send; if not, `waker` is woken when the rate changes (the deadline is the caller's to wait for).
     pub(crate) fn poll(&self, class: Class, waiter: u64, waker: &Waker) -> Readiness {
-        let mut state = self.lock();
-        let readiness = state.bucket.readiness(now(), class);
+        let (mut state, now) = (self.lock(), now());
+        if class == Class::Data {
+            state.before_departure(now);
+        }
+        let readiness = state.bucket.readiness(now, class);
         if readiness == Readiness::Now {
             state.waiters.remove(&waiter);
         } else {
@@ -162,6 +226,9 @@ impl Shaper {
         let (mut state, now) = (self.lock(), now());
         if !state.bucket.take(now, class, bytes) {
             return false;
+        }
+        if class == Class::Data {
+            state.departures.left(now);
         }
         if let Some(trace) = state.trace.as_mut().filter(|trace| trace.departures.len() < trace.room) {
             trace.departures.push(Departure { at: now, bytes: bytes as u32 });
@@ -187,11 +254,30 @@ impl Shaper {
 }
 
 impl State {
-    /// Puts what was asked and what the line bears into the bucket, and wakes those whose deadline belongs to the old rate.
+    /// What was asked, less what the breaker takes off; None while the rate is closed or unlimited.
+    fn cap(&self) -> Option<BitsPerSec> {
+        self.asked.limit().map(|limit| limit.scaled(self.breaker.share()))
+    }
+
+    fn is_courteous(&self) -> bool {
+        self.courtesy.target().is_some() && self.asked.limit().is_some()
+    }
+
+    /// Lets courtesy start again after silence, before the first datagram has left at a rate that nothing speaks for any more.
+    fn before_departure(&mut self, now: Instant) {
+        if let Some(cap) = self.cap()
+            && self.courtesy.before_departure(now, cap)
+        {
+            self.apply();
+        }
+    }
+
+    /// Puts what was asked, what the line bears and what others leave into the bucket, and wakes those whose deadline belongs to the old
+    /// rate.
     fn apply(&mut self) {
-        let rate = match self.asked {
-            Rate::Limited(limit) => Rate::Limited(limit.scaled(self.breaker.share())),
-            closed_or_unlimited => closed_or_unlimited,
+        let rate = match self.cap() {
+            Some(cap) => Rate::Limited(self.courtesy.limit(cap).unwrap_or(cap)),
+            None => self.asked,
         };
         self.bucket.set_rate(now(), rate);
         self.waiters.drain().for_each(|(_, waker)| waker.wake());
