@@ -288,3 +288,93 @@ impl State {
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
+
+    const TARGET: Option<Duration> = Some(Duration::from_millis(25));
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn rate(text: &str) -> Rate {
+        text.parse().unwrap()
+    }
+
+    /// Round trips of `ms`, `count` of them, a tenth of a second apart from `from` on.
+    fn feel(shaper: &Shaper, from: Instant, count: u32, ms: u64) {
+        for tick in 0..count {
+            let sample = RoundTrip { time: Duration::from_millis(ms), app_limited: false };
+            shaper.round_trip(from + tick * Duration::from_millis(100), sample);
+        }
+    }
+
+    #[test]
+    fn the_least_of_asked_and_courtesy_holds() {
+        let shaper = Shaper::new(rate("1.6 Mbit/s"));
+        assert_eq!((shaper.courtesy(), shaper.effective_rate()), (None, rate("1.6 Mbit/s")), "off by default");
+        shaper.set_courtesy(TARGET);
+        assert_eq!(shaper.courtesy(), Some(BitsPerSec::kbit(400)));
+        assert_eq!((shaper.rate(), shaper.effective_rate()), (rate("1.6 Mbit/s"), rate("400 kbit/s")));
+        let start = now();
+        feel(&shaper, start, 50, 80);
+        assert_eq!((shaper.courtesy(), shaper.effective_rate()), (None, rate("1.6 Mbit/s")), "an idle line");
+        feel(&shaper, start + Duration::from_secs(5), 50, 280);
+        assert_eq!((shaper.courtesy(), shaper.effective_rate()), (Some(BitsPerSec::kbit(64)), rate("64 kbit/s")));
+        shaper.set_rate(rate("32 kbit/s"));
+        assert_eq!((shaper.courtesy(), shaper.effective_rate()), (None, rate("32 kbit/s")), "below the floor");
+        shaper.set_courtesy(None);
+        shaper.set_rate(rate("1.6 Mbit/s"));
+        assert_eq!(shaper.effective_rate(), rate("1.6 Mbit/s"));
+    }
+
+    #[test]
+    fn courtesy_rests_while_nothing_is_limited_or_nothing_may_leave() {
+        for text in ["unlimited", "0"] {
+            let shaper =
+                Shaper::with_options(rate(text), ShaperOptions { courtesy: TARGET, ..ShaperOptions::default() });
+            feel(&shaper, now(), 50, 280);
+            assert_eq!((shaper.courtesy(), shaper.effective_rate()), (None, rate(text)));
+        }
+    }
+
+    #[test]
+    fn everyone_who_waits_is_woken_when_courtesy_changes_the_rate() {
+        let shaper =
+            Shaper::with_options(rate("1.6 Mbit/s"), ShaperOptions { courtesy: TARGET, ..ShaperOptions::default() });
+        let woken = [Arc::new(Woken::default()), Arc::new(Woken::default())];
+        let wait = || {
+            for one in &woken {
+                // A debt, so that both have to wait.
+                while shaper.take(Class::Control, 1_500) {}
+                assert_ne!(shaper.poll(Class::Data, shaper.waiter(), &Waker::from(one.clone())), Readiness::Now);
+            }
+        };
+        wait();
+        let before = woken.each_ref().map(|one| one.0.load(Relaxed));
+        feel(&shaper, now(), 3, 80);
+        let after = woken.each_ref().map(|one| one.0.load(Relaxed));
+        assert!(after.iter().zip(before).all(|(after, before)| *after > before), "{before:?} {after:?}");
+    }
+
+    #[test]
+    fn after_silence_the_first_datagram_leaves_at_the_start_rate() {
+        let shaper = Shaper::new(rate("1.6 Mbit/s"));
+        shaper.set_courtesy(TARGET);
+        // The last sample is long ago by the clock that `poll` reads.
+        let Some(past) = now().checked_sub(Duration::from_secs(60)) else { return };
+        feel(&shaper, past, 50, 80);
+        assert_eq!(shaper.courtesy(), None);
+        let _ = shaper.poll(Class::Data, shaper.waiter(), Waker::noop());
+        assert_eq!(shaper.effective_rate(), rate("400 kbit/s"));
+    }
+}

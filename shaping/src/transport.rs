@@ -54,7 +54,7 @@ const ACK_EVERY: u32 = 16;
 /// At 1.6 Mbit/s twelve packets. quinn lowers it to the round trip where that is shorter, but not below 25 ms.
 const ACK_DELAY: Duration = Duration::from_millis(90);
 /// The same while courtesy listens: a sample each 25 ms or for each packet, whichever is rarer, so four in each of its steps. The delay
-/// itself is taken off each sample and would do no harm. About 54 acknowledgements a second at 1.6 Mbit/s.
+/// itself is taken off each sample and would do no harm. Costs 16 kbit/s of the other direction at 1.6 Mbit/s, against 6 without.
 const COURTEOUS_ACK_DELAY: Duration = Duration::from_millis(25);
 
 /// Bytes that quinn keeps for retransmission: half a second of line, so that what is queued here stays short (the default, 10 MB, is

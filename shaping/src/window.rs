@@ -200,4 +200,46 @@ mod tests {
         assert_eq!(at("0", 80), Some(LEAST));
         assert_eq!(at("unlimited", 80), None);
     }
+
+    /// Courtesy halves the rate at most once in a round trip. If the window fell below what is in flight by then, sending would stop
+    /// and start in turns.
+    #[test]
+    fn halving_the_rate_does_not_stop_the_sender() {
+        for mbit in [0.064, 0.4, 1.6, 5.0, 10.0, 20.0] {
+            for ms in [5, 80, 300, 600] {
+                let at = |mbit: f64| {
+                    let rate = Rate::Limited(BitsPerSec::new((mbit * 1e6) as u64));
+                    window(rate, Duration::from_millis(ms)).unwrap() as f64
+                };
+                let in_flight = (mbit * 125.0 * (ms as f64 + 25.0)).min(at(mbit));
+                assert!(at(mbit / 2.0) >= in_flight.min(MOST as f64), "{mbit} Mbit/s, {ms} ms");
+            }
+        }
+    }
+
+    #[test]
+    fn a_sample_is_the_newest_full_datagram_without_the_time_it_was_held_back() {
+        let (shaper, start) = (Shaper::new("1.6 Mbit/s".parse().unwrap()), tokio::time::Instant::now().into_std());
+        shaper.set_courtesy(Some(Duration::from_millis(25)));
+        let ms = Duration::from_millis;
+        let mut samples = Samples { connection: 7, batch: None, open: None };
+        let leaves = |packet, made| {
+            shaper.made(Datagram { connection: 7, packet, made });
+            while !shaper.take(crate::bucket::Class::Data, 100) {}
+        };
+        leaves(20, start);
+        leaves(21, start + ms(1));
+        let left = tokio::time::Instant::now().into_std();
+        // Held back for 20 ms, of 100 as quinn sees them.
+        assert_eq!(samples.acknowledged(start, 1_452, ms(80)), None);
+        assert_eq!(samples.acknowledged(start + ms(1), 1_452, ms(80)), None);
+        samples.end(start + ms(101), &shaper, Some(21), false);
+        let sample = samples.acknowledged(start + ms(200), 1_452, ms(80)).unwrap();
+        assert!(sample.time <= ms(81) && sample.time + ms(1) >= ms(81).saturating_sub(left - start), "{sample:?}");
+        // A small one is no sample.
+        leaves(22, start + ms(200));
+        samples.acknowledged(start + ms(200), 60, ms(80));
+        samples.end(start + ms(300), &shaper, Some(22), false);
+        assert_eq!(samples.acknowledged(start + ms(300), 1_452, ms(80)), None);
+    }
 }
