@@ -132,8 +132,7 @@ impl Courtesy {
     /// What it leaves of `cap`; None when it is off or leaves all.
     pub fn limit(&self, cap: BitsPerSec) -> Option<BitsPerSec> {
         self.target?;
-        // A cap that was lower may have pressed it below the floor.
-        let rate = if self.started { self.rate.max(FLOOR) } else { start(cap) };
+        let rate = if self.started { self.rate } else { start(cap) };
         (rate < cap.bits() as f64).then(|| BitsPerSec::new(rate as u64).min(cap))
     }
 
@@ -190,7 +189,8 @@ impl Courtesy {
             rate *= (1.0 - (queue - 1.0) * FALL).max(LEAST_FACTOR);
             self.phase = Phase::Steering { hold: Some(now + round_trip) };
         }
-        self.rate = rate.max(FLOOR).min(cap);
+        // A cap below the floor holds in `limit`; when it rises again the floor is there.
+        self.rate = rate.min(cap).max(FLOOR);
         self.maybe_slow(now, round_trip, base);
     }
 
@@ -219,8 +219,7 @@ impl Courtesy {
 }
 
 fn start(cap: BitsPerSec) -> f64 {
-    let cap = cap.bits() as f64;
-    (cap * START).max(FLOOR).min(cap)
+    (cap.bits() as f64 * START).max(FLOOR)
 }
 
 /// The least round trip of each of the last ten minutes.

@@ -97,16 +97,33 @@ fn a_cap_above_the_line_uses_it_and_queues_little() {
     assert!(longest <= 3 * TARGET, "{longest:?}");
 }
 
-/// The base goes out of date after ten minutes; without slowdowns the least of the next ten would hold some of our own queue, and so on.
+/// The base goes out of date after ten minutes. A queue below the target makes nothing fall, so without slowdowns it would be all that
+/// is left to see, and then another one would be allowed on top of it.
 #[test]
 fn our_own_queue_is_never_taken_for_the_base() {
-    let mut line = Line::new(BitsPerSec::kbit(2_500), 2e6);
-    // Others leave us 1.9 of it and send evenly, so the queue never empties by itself.
-    line.run(seconds(60), |_| 1e5);
-    for _ in 0..4 {
-        line.run(seconds(15 * 60), |_| 1e5);
-        assert!(line.law.base.least() <= line.path + Duration::from_millis(2), "{:?}", line.law.base.least());
+    let (start, mut law, mut slow) = (Instant::now(), Courtesy::new(Some(TARGET)), 0);
+    law.before_departure(start, CAP);
+    let ticks = 30 * 60 * 40;
+    for tick in 1..=ticks {
+        // 20 ms of it stand for as long as we send more than a few packets in a round trip.
+        let ours = law.limit(CAP).unwrap_or(CAP).bits();
+        let time = Duration::from_millis(if ours > 350_000 { 100 } else { 80 });
+        slow += u32::from(ours <= 350_000);
+        law.observe(start + tick * TICK, CAP, RoundTrip { time, app_limited: false });
+        if tick * TICK > seconds(15) {
+            assert_eq!(law.base.least(), Duration::from_millis(80), "after {:?}", tick * TICK);
+        }
     }
+    assert!(f64::from(slow) / f64::from(ticks) < 0.006, "slowdowns are short: {slow} of {ticks} samples");
+}
+
+#[test]
+fn growth_is_not_saved_up_above_the_cap() {
+    let mut line = Line::new(CAP, 2e6);
+    line.run(seconds(55), nobody);
+    line.path += Duration::from_millis(60);
+    line.run(Duration::from_millis(300), nobody);
+    assert!(line.rate() <= 0.5 * 1.6e6, "{}", line.rate());
 }
 
 #[test]
