@@ -99,9 +99,12 @@ mod tests {
         departures.left(start + ms(14));
         // Not one of the connection's.
         departures.left(start + ms(15));
+        departures.made(datagram(22, start + ms(15)));
+        departures.left(start + ms(21));
         assert_eq!(departures.acknowledged(datagram(21, start)), Some(start + ms(14)));
         assert_eq!(departures.acknowledged(datagram(21, start)), None, "each counts once");
         assert_eq!(departures.acknowledged(datagram(20, start)), None, "older ones are forgotten");
+        assert_eq!(departures.acknowledged(datagram(22, start + ms(15))), Some(start + ms(21)), "newer ones are not");
     }
 
     #[test]
