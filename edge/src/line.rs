@@ -300,6 +300,10 @@ impl Line {
     pub(crate) fn evidence(&self) -> Vec<Minute> {
         let held = self.0.journal.evidence_held();
         let minutes = held.and_then(|held| self.0.journal.minutes_after(held, MAX_MINUTES));
+        let now = self.lock().clock.now(counted()).map_or(0, |now| now.as_second().div_euclid(60));
+        // A minute that a restart has cut in two is whole only once it is over.
+        let minutes = minutes
+            .map(|minutes| minutes.into_iter().filter(|minute| i64::from(minute.minute) < now).collect::<Vec<_>>());
         match minutes {
             Ok(minutes) if minutes.len() >= BATCH => minutes,
             Ok(_) => Vec::new(),
@@ -381,6 +385,10 @@ impl Line {
                 tracing::warn!(%error, "a minute of evidence cannot be stored");
             }
         }
+        if let Some(left) = shaper.courtesy() {
+            // The shaper takes this term in itself, ten times a second; here it is for people.
+            allowed.at_most(left.into(), None, Reason::Courtesy, None);
+        }
         let standing = self.standing_of(state, &allowed, trust, &uses);
         self.0.standing.send_if_modified(|old| {
             let changed = *old != standing;
@@ -400,6 +408,10 @@ impl Line {
             shaper.set_rate(allowed.up);
         }
         shaper.set_silent(allowed.control == Control::Silent);
+        let courtesy = state.held.as_ref().and_then(|held| held.policy.line.courtesy);
+        if shaper.courtesy_target() != courtesy {
+            shaper.set_courtesy(courtesy);
+        }
         shaper.set_budget(state.ledger.budget().map(|total| total.saturating_sub(received)));
         if shaper.rate() != allowed.up {
             shaper.set_rate(allowed.up);

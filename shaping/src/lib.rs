@@ -4,6 +4,8 @@
 //!   units     BitsPerSec, Rate                      what people write: "1.6 Mbit/s", "0", "unlimited"
 //!   bucket    Bucket                                pure: may this datagram leave now, and if not, when
 //!   breaker   Breaker                               pure: heavy loss for seconds halves the rate, calm gives it back
+//!   courtesy  Courtesy                              pure: the queue before the line says what others leave of it
+//!   round_trips                                     pure: from a datagram's departure to its acknowledgement, and nothing else
 //!   meter     Meter, MeterReading                   IP-level bytes and datagrams, both ways
 //!   shaper    Shaper                                the handle: one line, shared by the data and the control socket
 //!   socket    ShapedSocket, bind, endpoint          quinn's socket traits; no other file knows them
@@ -27,11 +29,13 @@
 mod breaker;
 mod bucket;
 mod clock;
+mod courtesy;
 pub mod forecast;
 pub mod grants;
 pub mod ledger;
 mod meter;
 pub mod policy;
+mod round_trips;
 mod shaper;
 mod socket;
 mod transport;
@@ -41,6 +45,7 @@ mod window;
 pub use breaker::Breaker;
 pub use bucket::{Bucket, Class, Depth, Readiness};
 pub use clock::TrustedClock;
+pub use courtesy::{Courtesy, RoundTrip};
 pub use meter::{Meter, MeterReading, header_bytes};
 pub use shaper::{Departure, Shaper, ShaperOptions};
 pub use socket::{Role, ShapedSocket, bind, endpoint};

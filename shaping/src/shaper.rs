@@ -2,13 +2,15 @@
 
 use crate::breaker::Breaker;
 use crate::bucket::{Bucket, Class, Readiness};
+use crate::courtesy::{Courtesy, RoundTrip};
 use crate::meter::{Meter, MeterReading};
+use crate::round_trips::{Datagram, Departures};
 use crate::units::{BitsPerSec, Rate};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// One line, shared by the sockets that were bound with it. Clones are handles on the same line.
 #[derive(Debug, Clone)]
@@ -22,11 +24,14 @@ pub struct ShaperOptions {
     /// Bytes that the line adds to each packet and that count against the rate: 0 when the rate means IP bytes, 38 for whole
     /// Ethernet frames, about 40 for PPPoE over ATM.
     pub packet_overhead: u16,
+    /// Queueing delay before the line at which data begins to make way for others' traffic (see [`Courtesy`]); None: it does not.
+    /// [`Shaper::set_courtesy`] changes it.
+    pub courtesy: Option<Duration>,
 }
 
 impl Default for ShaperOptions {
     fn default() -> Self {
-        ShaperOptions { control_reserve: BitsPerSec::kbit(16), packet_overhead: 0 }
+        ShaperOptions { control_reserve: BitsPerSec::kbit(16), packet_overhead: 0, courtesy: None }
     }
 }
 
@@ -49,9 +54,11 @@ struct Line {
 
 #[derive(Debug)]
 struct State {
-    /// What was asked; the bucket holds it times the breaker's share.
+    /// What was asked; the bucket holds it times the breaker's share, or what courtesy leaves of that.
     asked: Rate,
     breaker: Breaker,
+    courtesy: Courtesy,
+    departures: Departures,
     bucket: Bucket,
     waiters: HashMap<u64, Waker>,
     trace: Option<Trace>,
@@ -77,9 +84,11 @@ impl Shaper {
 
     /// A line of this rate.
     pub fn with_options(rate: Rate, options: ShaperOptions) -> Self {
-        let state = State {
+        let mut state = State {
             asked: rate,
             breaker: Breaker::default(),
+            courtesy: Courtesy::new(options.courtesy),
+            departures: Departures::default(),
             bucket: Bucket::new(rate, options.control_reserve, now()),
             waiters: HashMap::new(),
             trace: None,
@@ -87,6 +96,7 @@ impl Shaper {
             budget: None,
             silent: false,
         };
+        state.apply();
         Shaper(Arc::new(Line {
             state: Mutex::new(state),
             options,
@@ -123,12 +133,26 @@ impl Shaper {
         self.lock().spent
     }
 
+    /// Makes way for others' traffic from a queueing delay of `target` on (see [`Courtesy`]), or not at all. With [`Rate::Unlimited`] it
+    /// rests. Connections that are dialled from now on ask for acknowledgements to match; older ones feel the queue a little later.
+    pub fn set_courtesy(&self, target: Option<Duration>) {
+        let mut state = self.lock();
+        state.courtesy.set_target(target);
+        state.apply();
+    }
+
+    /// What courtesy leaves at the moment, when that is less than would be allowed otherwise; None when it is off or leaves all.
+    pub fn courtesy(&self) -> Option<BitsPerSec> {
+        let state = self.lock();
+        state.courtesy.limit(state.cap()?)
+    }
+
     /// The rate that was asked.
     pub fn rate(&self) -> Rate {
         self.lock().asked
     }
 
-    /// The rate that holds now: the asked one, or less while the line loses heavily (see [`Breaker`]).
+    /// The rate that holds now: the asked one, or less while the line loses heavily (see [`Breaker`]) or others use it (see [`Courtesy`]).
     pub fn effective_rate(&self) -> Rate {
         self.lock().bucket.rate()
     }
@@ -157,6 +181,44 @@ impl Shaper {
         }
     }
 
+    /// A connection's path begins; its number on this line.
+    pub(crate) fn begin_path(&self) -> u64 {
+        let mut state = self.lock();
+        state.courtesy.begin_path();
+        state.apply();
+        drop(state);
+        self.waiter()
+    }
+
+    /// The queueing delay that courtesy keeps to; None when it is off.
+    /// The queueing delay from which on courtesy makes way; None: it is off.
+    pub fn courtesy_target(&self) -> Option<Duration> {
+        self.lock().courtesy.target()
+    }
+
+    /// A datagram of the data connection was made, and is the next to leave.
+    pub(crate) fn made(&self, datagram: Datagram) {
+        let mut state = self.lock();
+        if state.is_courteous() {
+            state.departures.made(datagram);
+        }
+    }
+
+    /// When an acknowledged datagram left, where that is known.
+    pub(crate) fn acknowledged(&self, datagram: Datagram) -> Option<Instant> {
+        self.lock().departures.acknowledged(datagram)
+    }
+
+    /// Takes in a round trip of the data connection.
+    pub(crate) fn round_trip(&self, now: Instant, sample: RoundTrip) {
+        let mut state = self.lock();
+        if let Some(cap) = state.cap()
+            && state.courtesy.observe(now, cap, sample)
+        {
+            state.apply();
+        }
+    }
+
     pub(crate) fn options(&self) -> ShaperOptions {
         self.0.options
     }
@@ -172,10 +234,13 @@ impl Shaper {
 
     /// Whether `class` may send; if not, `waker` is woken when the rate changes (the deadline is the caller's to wait for).
     pub(crate) fn poll(&self, class: Class, waiter: u64, waker: &Waker) -> Readiness {
-        let mut state = self.lock();
+        let (mut state, now) = (self.lock(), now());
+        if class == Class::Data {
+            state.before_departure(now);
+        }
         let readiness = match state.is_stopped() {
             true => Readiness::Never,
-            false => state.bucket.readiness(now(), class),
+            false => state.bucket.readiness(now, class),
         };
         if readiness == Readiness::Now {
             state.waiters.remove(&waiter);
@@ -197,6 +262,9 @@ impl Shaper {
             return false;
         }
         state.spent += bytes;
+        if class == Class::Data {
+            state.departures.left(now);
+        }
         if let Some(trace) = state.trace.as_mut().filter(|trace| trace.departures.len() < trace.room) {
             trace.departures.push(Departure { at: now, bytes: bytes as u32 });
         }
@@ -222,11 +290,30 @@ impl Shaper {
 }
 
 impl State {
-    /// Puts what was asked and what the line bears into the bucket, and wakes those whose deadline belongs to the old rate.
+    /// What was asked, less what the breaker takes off; None while the rate is closed or unlimited.
+    fn cap(&self) -> Option<BitsPerSec> {
+        self.asked.limit().map(|limit| limit.scaled(self.breaker.share()))
+    }
+
+    fn is_courteous(&self) -> bool {
+        self.courtesy.target().is_some() && self.asked.limit().is_some()
+    }
+
+    /// Lets courtesy start again after silence, before the first datagram has left at a rate that nothing speaks for any more.
+    fn before_departure(&mut self, now: Instant) {
+        if let Some(cap) = self.cap()
+            && self.courtesy.before_departure(now, cap)
+        {
+            self.apply();
+        }
+    }
+
+    /// Puts what was asked, what the line bears and what others leave into the bucket, and wakes those whose deadline belongs to the old
+    /// rate.
     fn apply(&mut self) {
-        let rate = match self.asked {
-            Rate::Limited(limit) => Rate::Limited(limit.scaled(self.breaker.share())),
-            closed_or_unlimited => closed_or_unlimited,
+        let rate = match self.cap() {
+            Some(cap) => Rate::Limited(self.courtesy.limit(cap).unwrap_or(cap)),
+            None => self.asked,
         };
         self.bucket.set_rate(now(), rate);
         self.wake();
@@ -251,16 +338,95 @@ fn now() -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
+
+    const TARGET: Option<Duration> = Some(Duration::from_millis(25));
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn rate(text: &str) -> Rate {
+        text.parse().unwrap()
+    }
+
+    /// Round trips of `ms`, `count` of them, a tenth of a second apart from `from` on.
+    fn feel(shaper: &Shaper, from: Instant, count: u32, ms: u64) {
+        for tick in 0..count {
+            let sample = RoundTrip { time: Duration::from_millis(ms), app_limited: false };
+            shaper.round_trip(from + tick * Duration::from_millis(100), sample);
+        }
+    }
+
+    #[test]
+    fn the_least_of_asked_and_courtesy_holds() {
+        let shaper = Shaper::new(rate("1.6 Mbit/s"));
+        assert_eq!((shaper.courtesy(), shaper.effective_rate()), (None, rate("1.6 Mbit/s")), "off by default");
+        shaper.set_courtesy(TARGET);
+        assert_eq!(shaper.courtesy(), Some(BitsPerSec::kbit(400)));
+        assert_eq!((shaper.rate(), shaper.effective_rate()), (rate("1.6 Mbit/s"), rate("400 kbit/s")));
+        let start = now();
+        feel(&shaper, start, 50, 80);
+        assert_eq!((shaper.courtesy(), shaper.effective_rate()), (None, rate("1.6 Mbit/s")), "an idle line");
+        feel(&shaper, start + Duration::from_secs(5), 50, 280);
+        assert_eq!((shaper.courtesy(), shaper.effective_rate()), (Some(BitsPerSec::kbit(64)), rate("64 kbit/s")));
+        shaper.set_rate(rate("32 kbit/s"));
+        assert_eq!((shaper.courtesy(), shaper.effective_rate()), (None, rate("32 kbit/s")), "below the floor");
+        shaper.set_courtesy(None);
+        shaper.set_rate(rate("1.6 Mbit/s"));
+        assert_eq!(shaper.effective_rate(), rate("1.6 Mbit/s"));
+    }
+
+    #[test]
+    fn courtesy_rests_while_nothing_is_limited_or_nothing_may_leave() {
+        for text in ["unlimited", "0"] {
+            let shaper =
+                Shaper::with_options(rate(text), ShaperOptions { courtesy: TARGET, ..ShaperOptions::default() });
+            feel(&shaper, now(), 50, 280);
+            assert_eq!((shaper.courtesy(), shaper.effective_rate()), (None, rate(text)));
+        }
+    }
+
+    #[test]
+    fn everyone_who_waits_is_woken_when_courtesy_changes_the_rate() {
+        let shaper =
+            Shaper::with_options(rate("1.6 Mbit/s"), ShaperOptions { courtesy: TARGET, ..ShaperOptions::default() });
+        let woken = [Arc::new(Woken::default()), Arc::new(Woken::default())];
+        let wait = || {
+            for one in &woken {
+                // A debt, so that both have to wait.
+                while shaper.take(Class::Control, 1_500) {}
+                assert_ne!(shaper.poll(Class::Data, shaper.waiter(), &Waker::from(one.clone())), Readiness::Now);
+            }
+        };
+        wait();
+        let before = woken.each_ref().map(|one| one.0.load(Relaxed));
+        feel(&shaper, now(), 3, 80);
+        let after = woken.each_ref().map(|one| one.0.load(Relaxed));
+        assert!(after.iter().zip(before).all(|(after, before)| *after > before), "{before:?} {after:?}");
+    }
+
+    #[test]
+    fn after_silence_the_first_datagram_leaves_at_the_start_rate() {
+        let shaper = Shaper::new(rate("1.6 Mbit/s"));
+        shaper.set_courtesy(TARGET);
+        // The last sample is long ago by the clock that `poll` reads.
+        let Some(past) = now().checked_sub(Duration::from_secs(60)) else { return };
+        feel(&shaper, past, 50, 80);
+        assert_eq!(shaper.courtesy(), None);
+        let _ = shaper.poll(Class::Data, shaper.waiter(), Waker::noop());
+        assert_eq!(shaper.effective_rate(), rate("400 kbit/s"));
+    }
 
     #[tokio::test]
     async fn a_budget_ends_within_one_datagram_and_a_raise_wakes_who_waits() {
-        struct Counter(AtomicU64);
-        impl std::task::Wake for Counter {
-            fn wake(self: Arc<Self>) {
-                self.0.fetch_add(1, Relaxed);
-            }
-        }
-        let counter = Arc::new(Counter(AtomicU64::new(0)));
+        let counter = Arc::new(Woken::default());
         let waker = Waker::from(counter.clone());
         let line = Shaper::new(Rate::Unlimited);
         line.set_budget(Some(2_000));

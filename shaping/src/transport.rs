@@ -53,6 +53,9 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(60 * 60);
 const ACK_EVERY: u32 = 16;
 /// At 1.6 Mbit/s twelve packets. quinn lowers it to the round trip where that is shorter, but not below 25 ms.
 const ACK_DELAY: Duration = Duration::from_millis(90);
+/// The same while courtesy listens: a sample each 25 ms or for each packet, whichever is rarer, so four in each of its steps. The delay
+/// itself is taken off each sample and would do no harm. Costs 16 kbit/s of the other direction at 1.6 Mbit/s, against 6 without.
+const COURTEOUS_ACK_DELAY: Duration = Duration::from_millis(25);
 
 /// Bytes that quinn keeps for retransmission: half a second of line, so that what is queued here stays short (the default, 10 MB, is
 /// 40 s of a 2 Mbit/s line), within these bounds.
@@ -117,7 +120,7 @@ pub fn edge_data_transport(shaper: &Shaper, largest: u16) -> TransportConfig {
         .mtu_discovery_config(discovery(largest))
         .send_window(send_window(shaper.rate()))
         .congestion_controller_factory(Arc::new(LineWindowConfig::new(shaper.clone())))
-        .ack_frequency_config(Some(few_acks()))
+        .ack_frequency_config(Some(few_acks(shaper.courtesy_target().is_some())))
         .stream_receive_window(EDGE_WINDOW.into())
         .receive_window(EDGE_WINDOW.into());
     config
@@ -175,10 +178,11 @@ fn discovery(largest: u16) -> Option<MtuDiscoveryConfig> {
     Some(config)
 }
 
-fn few_acks() -> AckFrequencyConfig {
+fn few_acks(courteous: bool) -> AckFrequencyConfig {
+    let delay = if courteous { COURTEOUS_ACK_DELAY } else { ACK_DELAY };
     let mut acks = AckFrequencyConfig::default();
     // quinn acknowledges when more than this number has arrived.
-    acks.ack_eliciting_threshold((ACK_EVERY - 1).into()).max_ack_delay(Some(ACK_DELAY));
+    acks.ack_eliciting_threshold((ACK_EVERY - 1).into()).max_ack_delay(Some(delay));
     acks
 }
 

@@ -2,19 +2,32 @@
 
 /// The most bytes by which any interval of the trace exceeds `bits_per_s` times its length, in bytes. `trace` is (nanoseconds, bytes) in
 /// order of time; an interval begins with one packet and ends with another, both counted.
-///
-/// With `s(k)` the bytes up to and including packet k, the excess of the interval from i to j is `(s(j) - rate t(j)) - (s(i-1) - rate t(i))`,
-/// so it is enough to remember the least second term so far.
 pub fn excess(trace: impl IntoIterator<Item = (u64, u64)>, bits_per_s: f64) -> f64 {
-    let (mut sum, mut least, mut worst, mut first) = (0.0f64, f64::INFINITY, 0.0f64, None);
+    excess_over(trace, &[(0, bits_per_s)])
+}
+
+/// The same where the rate changes: `rates` are (nanoseconds, bits per second), each from its moment on, in order of time.
+///
+/// With `s(k)` the bytes up to and including packet k and `a(t)` what was allowed up to t, the excess of the interval from i to j is
+/// `(s(j) - a(t(j))) - (s(i-1) - a(t(i)))`, so it is enough to remember the least second term so far.
+pub fn excess_over(trace: impl IntoIterator<Item = (u64, u64)>, rates: &[(u64, f64)]) -> f64 {
+    let (mut sum, mut least, mut worst, mut before, mut allowed) = (0.0f64, f64::INFINITY, 0.0f64, None, 0.0f64);
     for (at, bytes) in trace {
-        let elapsed = at.saturating_sub(*first.get_or_insert(at));
-        let allowed = elapsed as f64 * 1e-9 * bits_per_s / 8.0;
+        allowed += between(rates, before.replace(at).unwrap_or(at), at);
         least = least.min(sum - allowed);
         sum += bytes as f64;
         worst = worst.max(sum - allowed - least);
     }
     worst
+}
+
+/// Bytes that are allowed from one moment to another.
+fn between(rates: &[(u64, f64)], from: u64, to: u64) -> f64 {
+    let ends = rates.iter().skip(1).map(|(at, _)| *at).chain([u64::MAX]);
+    let part = |((begins, rate), ends): (&(u64, f64), u64)| {
+        to.min(ends).saturating_sub(from.max(*begins)) as f64 * 1e-9 * rate / 8.0
+    };
+    rates.iter().zip(ends).map(part).sum()
 }
 
 /// Bits per second of the packets with `from <= t < to` (nanoseconds).
@@ -58,6 +71,16 @@ mod tests {
             let rate = 1e5 + draw(2_000_000) as f64;
             assert!((excess(trace.iter().copied(), rate) - slow(&trace, rate)).abs() < 1e-3);
         }
+    }
+
+    #[test]
+    fn a_changing_rate_allows_what_it_did_at_the_time() {
+        // 1000 bytes each 8 ms are 1 Mbit/s, and then 4 ms: twice that.
+        let first = (0..100).map(|n| (n * 8_000_000, 1_000));
+        let trace: Vec<_> = first.chain((1..=100).map(|n| (792_000_000 + n * 4_000_000, 1_000))).collect();
+        let rates = [(0, 1e6), (792_000_000, 2e6)];
+        assert!((excess_over(trace.iter().copied(), &rates) - 1_000.0).abs() < 1e-6);
+        assert!(excess_over(trace.iter().copied(), &[(0, 1e6), (796_000_000, 2e6)]) > 1_400.0);
     }
 
     #[test]

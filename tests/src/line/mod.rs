@@ -24,7 +24,7 @@ mod tun;
 mod units;
 
 pub use capture::{Capture, Captured};
-pub use conform::{excess, rate_between};
+pub use conform::{excess, excess_over, rate_between};
 pub use lab::{BRANCH_ADDR, CENTRE_ADDR, Lab, Unavailable};
 pub use link::{Count, Fate, Link, LinkSpec, LinkStats};
 pub use relay::{Relay, RelayReading};
