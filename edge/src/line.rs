@@ -90,6 +90,8 @@ struct State {
     fault: Option<String>,
     clock: TrustedClock,
     boot: String,
+    /// Whether the time was told since it was last stored, and when that was.
+    told: bool,
     anchored: Option<Duration>,
     local: Vec<Local>,
     /// When the policy's own overrides end by the counting clock; by their number.
@@ -125,6 +127,7 @@ impl Line {
             fault,
             clock,
             boot,
+            told: false,
             anchored: None,
             local,
             ends: Vec::new(),
@@ -247,15 +250,7 @@ impl Line {
         if moved.abs() > SignedDuration::from_secs(5) {
             tracing::warn!(by = %moved, "the gateway's time moves ours");
         }
-        let due = state.anchored.is_none_or(|last| counted.saturating_sub(last) > ANCHOR_EVERY);
-        if due {
-            let anchor =
-                Anchor { time: time.as_nanosecond(), counted: counted.as_nanos() as u64, boot: state.boot.clone() };
-            match self.0.journal.set_anchor(&anchor) {
-                Ok(()) => state.anchored = Some(counted),
-                Err(error) => tracing::warn!(%error, "the time cannot be stored for a restart"),
-            }
-        }
+        state.told = true;
         drop(state);
         self.0.changed.notify_one();
     }
@@ -327,6 +322,7 @@ impl Line {
         let mut guard = self.lock();
         let state = &mut *guard;
         let now = state.clock.now(counted);
+        self.store_time(state, now, counted);
         state.local.retain(|local| counted < local.ends);
         let (sent, received) = (shaper.spent(), shaper.meter().received_bytes);
         let (mut allowed, trust, uses) = match &mut state.held {
@@ -399,6 +395,17 @@ impl Line {
         });
         let until = allowed.until.zip(now).map(|(until, now)| until.duration_since(now));
         until.and_then(|until| Duration::try_from(until).ok()).map_or(LOOK_EVERY, |until| until.min(LOOK_EVERY))
+    }
+
+    /// Stores the time for a restart of the daemon, when it was told anew.
+    fn store_time(&self, state: &mut State, now: Option<Timestamp>, counted: Duration) {
+        let due = state.anchored.is_none_or(|last| counted.saturating_sub(last) > ANCHOR_EVERY);
+        let Some(now) = now.filter(|_| state.told && due) else { return };
+        let anchor = Anchor { time: now.as_nanosecond(), counted: counted.as_nanos() as u64, boot: state.boot.clone() };
+        match self.0.journal.set_anchor(&anchor) {
+            Ok(()) => (state.told, state.anchored) = (false, Some(counted)),
+            Err(error) => tracing::warn!(%error, "the time cannot be stored for a restart"),
+        }
     }
 
     fn apply(&self, state: &State, allowed: &Allowance, received: u64) {

@@ -5,6 +5,7 @@ use crate::state::State;
 use crate::volume::Volume;
 use dedupe::{ParcelStats, UnixMillis};
 use monitoring::{IntCounter, IntCounterVec, IntGaugeVec, MetricError, Registry};
+use shaping::policy::{ClockTrust, REASONS};
 use shaping::{MeterReading, Rate};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -168,6 +169,30 @@ pub(crate) fn register(
             Rate::Unlimited => f64::INFINITY,
         },
     )?;
+    let line = link.clone();
+    registry.read_gauge("sluice_edge_policy_version", "Version of the policy in force; 0: none.", &[], move || {
+        line.line().policy_version() as f64
+    })?;
+    for (state, trust) in
+        [("synced", ClockTrust::Synced), ("holdover", ClockTrust::Holdover), ("untrusted", ClockTrust::Untrusted)]
+    {
+        let line = link.clone();
+        registry.read_gauge(
+            "sluice_edge_clock",
+            "1 for how far the clock is trusted.",
+            &[("state", state)],
+            move || f64::from(line.line().standing().clock == trust),
+        )?;
+    }
+    for reason in REASONS {
+        let line = link.clone();
+        registry.read_gauge(
+            "sluice_edge_limited_by",
+            "1 for the term that decides about the line now.",
+            &[("reason", reason)],
+            move || f64::from(line.line().standing().reason == reason),
+        )?;
+    }
     let spool = Arc::downgrade(disk);
     registry.read_gauge("sluice_edge_spool_bytes", "Coded bytes that wait for the gateway.", &[], move || {
         spool.upgrade().map_or(0.0, |disk| disk.spool.used().0 as f64)
