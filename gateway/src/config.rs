@@ -1,6 +1,7 @@
 //! The configuration: one TOML file, read into a raw form that refuses unknown fields and turned at once into types that cannot be wrong.
 
 use serde::Deserialize;
+use shaping::{BitsPerSec, Rate};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,6 +26,8 @@ pub struct Config {
     pub packs: Option<PathBuf>,
     /// Validity of an edge's certificate. Edges renew after two thirds.
     pub certificate_validity: Duration,
+    /// What the gateway's own line carries: dealt out to the edges that have work. `None`: it is no bottleneck.
+    pub ingress: Option<BitsPerSec>,
     /// Bytes that stay free on the disk: an edge is told to wait before they are touched.
     pub reserve: u64,
 }
@@ -102,6 +105,7 @@ struct Raw {
     packs: Option<PathBuf>,
     certificate_days: Option<Spanned<i64>>,
     reserve_mib: Option<Spanned<i64>>,
+    ingress: Option<Spanned<String>>,
 }
 
 impl Config {
@@ -130,6 +134,7 @@ impl Config {
             listen: page.listen(raw.listen)?,
             addresses: page.addresses(raw.addresses)?,
             http: page.http(raw.http)?,
+            ingress: page.ingress(raw.ingress)?,
             decode_workers: page.whole(
                 "decode_workers",
                 raw.decode_workers,
@@ -160,6 +165,7 @@ impl Config {
              # Where edges are awaited (UDP).\n# listen = [{:?}]\n\n\
              # Where /metrics and /health are served; \"off\" for nowhere.\n# http = {:?}\n\n\
              # Parcels decoded at once, up to {} MiB of memory each.\n# decode_workers = {}\n\n\
+             # What this gateway's own line carries: shared among the edges that have work.\n# ingress = \"100 Mbit/s\"\n\n\
              # Sealed generations kept of each volume.\n# retention = {}\n",
             quoted.join(", "),
             defaults::LISTEN,
@@ -199,6 +205,18 @@ impl Page<'_> {
         match u64::try_from(*raw.get_ref()) {
             Ok(number) if range.contains(&number) => Ok(number),
             _ => Err(self.refuse(field, &raw, format!("must be from {} to {}", range.start(), range.end()))),
+        }
+    }
+
+    fn ingress(&self, raw: Option<Spanned<String>>) -> Result<Option<BitsPerSec>, ConfigError> {
+        let Some(raw) = raw else { return Ok(None) };
+        match raw.get_ref().parse() {
+            Ok(Rate::Limited(limit)) => Ok(Some(limit)),
+            Ok(Rate::Unlimited) => Ok(None),
+            Ok(Rate::Closed) => {
+                Err(self.refuse("ingress", &raw, "must be above 0, as in \"100 Mbit/s\"; to stop a site, hold it"))
+            }
+            Err(why) => Err(self.refuse("ingress", &raw, why.to_string())),
         }
     }
 

@@ -113,6 +113,7 @@ impl Daemon {
             work: Notify::new(),
             announced,
             reserve: config.reserve,
+            ingress: config.ingress,
             enrolments,
             renewals,
         });
@@ -132,7 +133,7 @@ impl Daemon {
         }
         gateway.tasks.spawn(socket::serve(listener, admin.clone(), gateway.tasks.clone(), gateway.stop.clone()));
         stores.ok();
-        workers::start(&gateway, &board, &endpoints, config.retention, stores);
+        workers::start(&gateway, &board, &endpoints, (config.retention, config.ingress), stores);
         for endpoint in &endpoints {
             gateway.tasks.spawn(server::accept(gateway.clone(), endpoint.clone()));
         }

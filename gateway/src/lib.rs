@@ -19,6 +19,7 @@ pub mod daemon;
 mod data;
 pub mod enrol;
 pub mod files;
+mod grants;
 pub mod incoming;
 pub mod ingest;
 pub mod live;

@@ -147,6 +147,16 @@ impl Live {
         self.lock().len()
     }
 
+    /// Each connected site: whether a generation of it is arriving, and payload bytes that came over its data connection.
+    pub(crate) fn arriving(&self) -> Vec<(SiteId, bool, u64)> {
+        let sessions: Vec<Arc<LiveSession>> = self.lock().values().cloned().collect();
+        let of = |session: &Arc<LiveSession>| {
+            let received = session.lock_data().as_ref().map_or(0, |data| data.stats().udp_rx.bytes);
+            (session.site, !session.lock_receiving().is_empty(), received)
+        };
+        sessions.iter().map(of).collect()
+    }
+
     /// Says something to the edge of a site, even when its session is busy just now. Must be called within the runtime.
     pub(crate) fn tell(&self, site: SiteId, message: FromGateway) -> Told {
         let Some(session) = self.of_site(site) else { return Told::Away };

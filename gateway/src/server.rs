@@ -51,6 +51,8 @@ pub(crate) struct Gateway {
     pub(crate) announced: Vec<String>,
     /// Bytes that stay free on the disk.
     pub(crate) reserve: u64,
+    /// What the gateway's own line carries; `None`: it is no bottleneck.
+    pub(crate) ingress: Option<shaping::BitsPerSec>,
     pub(crate) enrolments: Limiter,
     pub(crate) renewals: Limiter,
 }

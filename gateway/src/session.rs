@@ -4,6 +4,7 @@
 //! below waits in one place; reading pauses while too much work is waiting.
 
 use crate::catalogue::NewCertificate;
+use crate::grants;
 use crate::ingest::{self, finish, state_refusal};
 use crate::live::{Command, LiveSession, Newcomer, code_of};
 use crate::policies;
@@ -161,6 +162,7 @@ impl Worker {
                     Ok((receiving, next_parcel)) => {
                         if let Some(receiving) = receiving {
                             live.receive(id, receiving);
+                            self.gateway.work.notify_one(); // the line is dealt out anew
                         }
                         FromGateway::Accept { generation: id, next_parcel }
                     }
@@ -199,6 +201,9 @@ impl Worker {
                 Some(FromGateway::Time { now: state.now() })
             }
             Action::NotePolicy { version, refused } => {
+                if let Some(grant) = self.gateway.ingress.map(grants::first) {
+                    self.gateway.live.tell(site, grant);
+                }
                 let told = self.policy_told;
                 let noted = move || policies::note_held(&state, site, version, refused.as_deref(), told);
                 let newer = blocking(move || noted().map_err(|error| state_refusal(error.into()))).await?;

@@ -1,5 +1,6 @@
 //! Work in the background: each worker has a name, a line that says what it does, and a share of the time that it may take.
 
+use crate::grants::{DEAL_EVERY, Dealer};
 use crate::policies;
 use crate::repairs;
 use crate::server::{Gateway, server_config};
@@ -7,6 +8,7 @@ use crate::state::TenantStore;
 use dedupe::{Generation, Pace, Progress, StoreError, UnixMillis};
 use monitoring::Check;
 use quinn::Endpoint;
+use shaping::BitsPerSec;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -61,7 +63,13 @@ impl Board {
 type Work = Box<dyn FnMut(&Arc<Gateway>, &Progress) -> String + Send>;
 
 /// Starts all workers.
-pub(crate) fn start(gateway: &Arc<Gateway>, board: &Arc<Board>, endpoints: &[Endpoint], keep: usize, stores: Check) {
+pub(crate) fn start(
+    gateway: &Arc<Gateway>,
+    board: &Arc<Board>,
+    endpoints: &[Endpoint],
+    (keep, ingress): (usize, Option<BitsPerSec>),
+    stores: Check,
+) {
     let worker = |name, every, work: Work| {
         let (gateway, board) = (gateway.clone(), board.clone());
         gateway.tasks.clone().spawn(run(gateway, board, name, every, work));
@@ -70,6 +78,14 @@ pub(crate) fn start(gateway: &Arc<Gateway>, board: &Arc<Board>, endpoints: &[End
     worker("retention", RETENTION_EVERY, Box::new(move |gateway, _| retention(gateway, keep)));
     worker("collection", GC_EVERY, Box::new(collection));
     worker("scrub", SCRUB_EVERY, Box::new(scrub));
+    if let Some(ingress) = ingress {
+        let (mut dealer, runtime) = (Dealer::default(), tokio::runtime::Handle::current());
+        let work: Work = Box::new(move |gateway, _| {
+            let _runtime = runtime.enter();
+            dealer.deal(&gateway.state, &gateway.live, ingress)
+        });
+        worker("grants", DEAL_EVERY, work);
+    }
     let endpoints = endpoints.to_vec();
     worker("certificate", DAILY, Box::new(move |gateway, _| certificate(gateway, &endpoints)));
     let (relay, board) = (gateway.clone(), board.clone());
@@ -78,7 +94,10 @@ pub(crate) fn start(gateway: &Arc<Gateway>, board: &Arc<Board>, endpoints: &[End
         loop {
             tokio::select! {
                 () = relay.stop.cancelled() => return,
-                () = relay.work.notified() => board.wake("retention"),
+                () = relay.work.notified() => {
+                    board.wake("retention");
+                    board.wake("grants");
+                }
             }
         }
     });

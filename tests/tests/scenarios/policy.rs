@@ -2,7 +2,7 @@
 
 use super::branch::{Branch, RECOVERY, Setup, VOLUME};
 use anyhow::{Context, Result, ensure};
-use lab::world::EdgeOptions;
+use lab::world::{EdgeOptions, GatewayOptions};
 use std::time::{Duration, Instant};
 
 /// All week the same profile.
@@ -167,4 +167,19 @@ fn a_policy_that_was_changed_on_disk_is_not_believed_and_comes_again() -> Result
     let captures = branch.edge.run("capture", &[VOLUME])?;
     ensure!(captures.contains("captured"), "capture goes on while the line is closed: {captures}");
     Ok(())
+}
+
+#[test]
+fn the_gateways_own_line_is_granted_to_who_has_work() -> Result<()> {
+    let edge = EdgeOptions { rate: String::new(), ..Setup::default().edge };
+    let gateway = GatewayOptions { extra: "ingress = \"8 Mbit/s\"\n".into(), ..GatewayOptions::default() };
+    let branch = Branch::with(Setup { edge, gateway, size: 32 << 20, ..Setup::default() })?;
+    set(&branch, &document("full", ""))?;
+    // Without work it holds the start; with work, all of the gateway's line and no more, although its policy lets it send 100 Mbit/s.
+    let idle = wait_standing(&branch, "the start", |standing| standing["reason"] == "grant")?;
+    ensure!(idle["up"] == "64 kbit/s", "{idle}");
+    let running = branch.begin_capture()?;
+    wait_standing(&branch, "the share", |standing| standing["up"] == "8 Mbit/s" && standing["reason"] == "grant")?;
+    let captured = running.finish()?;
+    branch.prove(&captured, branch.sample.path())
 }
