@@ -2,6 +2,11 @@
 //!
 //! ```text
 //!   units     BitsPerSec, Rate                      what people write: "1.6 Mbit/s", "0", "unlimited"
+//!   policy    Policy, decide, Allowance             pure: what the line may be used for now, why, and until when
+//!   clock     TrustedClock                          pure: how far the time is known
+//!   ledger    Ledger                                pure: quotas, claimed durably before they are spent
+//!   forecast  Outlook                               pure: when what waits will have crossed, and what would help
+//!   grants    share                                 pure: the gateway's own line among its edges
 //!   bucket    Bucket                                pure: may this datagram leave now, and if not, when
 //!   breaker   Breaker                               pure: heavy loss for seconds halves the rate, calm gives it back
 //!   courtesy  Courtesy                              pure: the queue before the line says what others leave of it

@@ -11,9 +11,9 @@ type Bytes = &'static [u8];
 
 /// By period and its first second: bytes claimed.
 pub(crate) const QUOTAS: TableDefinition<Bytes, Bytes> = TableDefinition::new("quotas_1");
-/// By hour since 1970 (big endian): its minutes. The key `anchor` holds the clock's.
+/// By hour since 1970 (big endian): its minutes.
 pub(crate) const EVIDENCE: TableDefinition<Bytes, Bytes> = TableDefinition::new("evidence_1");
-/// By name: [`Anchor`] and how far evidence has arrived.
+/// By name: the [`Anchor`], how far evidence has arrived, and what the site has paused or boosted.
 pub(crate) const LINE: TableDefinition<Bytes, Bytes> = TableDefinition::new("line_1");
 
 /// Minutes that evidence is kept for.

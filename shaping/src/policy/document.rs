@@ -271,7 +271,8 @@ impl Policy {
         Ok(policy)
     }
 
-    /// Refuses exceptions that want different things of the same time, on any of `days` dates from `from` on.
+    /// Refuses exceptions that want different things of the same time, on any of `days` dates from `from` on. The first of them is looked at only
+    /// for hours that run over midnight: begin with yesterday.
     pub fn check_overlaps(&self, from: Date, days: u32) -> Result<(), PolicyError> {
         let dates: Vec<Date> = (0..i64::from(days)).map_while(|day| from.checked_add(day.days()).ok()).collect();
         let covered: Vec<Vec<bool>> = self

@@ -73,7 +73,7 @@ impl Grid {
     }
 
     /// Paints whole days from their text, `00:00 night 06:00 closed 19:30 night`: from each time on its profile holds, before the first
-    /// time it is closed. `name_of` finds a profile.
+    /// time it is closed. `number_of` finds a profile, `names` lists them for an error.
     pub(crate) fn paint_text(
         &mut self,
         days: &[usize],
@@ -88,8 +88,7 @@ impl Grid {
                 cell_of(time).filter(|cell| *cell < CELLS_PER_DAY).ok_or_else(|| GridError::Time(time.into()))?;
             let name = words.next().ok_or_else(|| GridError::Alone(time.into()))?;
             let profile = number_of(name).ok_or_else(|| GridError::Profile(name.into(), names()))?;
-            if let Some((before, said)) = last.filter(|(before, _)| *before >= cell) {
-                let _ = before;
+            if let Some((_, said)) = last.filter(|(before, _)| *before >= cell) {
                 return Err(GridError::Order(time.into(), said.into()));
             }
             row[cell..].fill(profile);
