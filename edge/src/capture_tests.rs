@@ -177,7 +177,10 @@ impl Source for Stopping<'_> {
     }
 }
 
-fn stopped(place: &Place, after: u64) {
+/// Stops when a quarter is read: until then no slab is complete, so each of the two workers has at most two of the four slabs when it
+/// sees the stop, and at least one slab is left to be read.
+fn stopped(place: &Place) {
+    let after = 16 << 20;
     let progress = Progress::default();
     let inner = Counting { inner: FileSource::open(&place.image()).unwrap(), read: AtomicU64::new(0) };
     let source = Stopping { inner, after, progress: &progress };
@@ -194,7 +197,7 @@ fn full_image(place: &Place) {
 fn an_interrupted_capture_reads_nothing_twice() {
     let place = Place::new();
     full_image(&place);
-    stopped(&place, 32 << 20);
+    stopped(&place);
     let source = Counting { inner: FileSource::open(&place.image()).unwrap(), read: AtomicU64::new(0) };
     let captured = place.capture(&source, &Progress::default()).run(|| UnixMillis(1)).unwrap();
     let read = source.read.load(Ordering::Relaxed);
@@ -207,7 +210,7 @@ fn an_interrupted_capture_reads_nothing_twice() {
 fn a_source_that_was_written_to_since_is_read_anew() {
     let place = Place::new();
     full_image(&place);
-    stopped(&place, 32 << 20);
+    stopped(&place);
     let file = File::options().write(true).open(place.image()).unwrap();
     file.write_all_at(&[1; 4096], 0).unwrap();
     file.set_modified(std::time::SystemTime::now() + Duration::from_secs(1)).unwrap();
