@@ -12,13 +12,7 @@ use std::sync::Arc;
 
 fn store(dir: &Path) -> Arc<Store> {
     let packs = Arc::new(LocalPacks::open(&dir.join("packs")).expect("packs"));
-    Store::open(
-        &dir.join("index.redb"),
-        packs,
-        Keys::new(1, [7; 32]),
-        StoreOptions { recent_cache: 256 << 20, ..StoreOptions::default() },
-    )
-    .expect("store")
+    Store::open(&dir.join("index.redb"), packs, Keys::new(1, [7; 32]), StoreOptions::default()).expect("store")
 }
 
 fn capture(draft: &Arc<Draft>, file: &File, size: u64) {

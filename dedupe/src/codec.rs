@@ -85,16 +85,17 @@ pub fn encode(buffer: &[u8], start: usize, effort: Effort, memory: CodecMemory) 
     Ok(coded)
 }
 
-/// Decodes exactly `len` bytes with the same prefix; allocates no more.
-pub fn decode(prefix: &[u8], coded: &[u8], len: usize) -> Result<Vec<u8>, CodecError> {
+/// Decodes exactly `len` bytes with the same prefix into `fresh`, from its beginning; allocates no more than that.
+pub fn decode(prefix: &[u8], coded: &[u8], len: usize, fresh: &mut Vec<u8>) -> Result<(), CodecError> {
     debug_assert!(len.is_multiple_of(BLOCK));
     let mut context = DCtx::create();
     check(context.set_parameter(DParameter::WindowLogMax(31)))?;
     check(context.ref_prefix(prefix))?;
-    let mut fresh = Vec::with_capacity(len);
-    check(context.decompress(&mut fresh, coded))?;
+    fresh.clear();
+    fresh.reserve_exact(len);
+    check(context.decompress(fresh, coded))?;
     match fresh.len() == len {
-        true => Ok(fresh),
+        true => Ok(()),
         false => Err(CodecError("the frame is shorter than its header says")),
     }
 }

@@ -21,7 +21,7 @@ pub fn header(input: &[u8]) {
 /// A payload, with garbage as its prefix.
 pub fn payload(input: &[u8]) {
     let (prefix, coded) = input.split_at(input.len() / 2);
-    let _refused = crate::codec::decode(prefix, coded, 16 * crate::id::BLOCK);
+    let _refused = crate::codec::decode(prefix, coded, 16 * crate::id::BLOCK, &mut Vec::new());
 }
 
 /// A slab's record.

@@ -10,9 +10,10 @@ use crate::id::{BLOCK, BlockNumber, BlockRun, GenerationId, LEAF, Mark, SLAB, Sl
 use crate::index;
 use crate::pack;
 use crate::parcel::{self, Copied, Header, MAX_PREFIX};
+use crate::recent::Recent;
 use crate::root;
 use crate::slab::{Piece, Slab};
-use crate::store::{Store, View, lock, slab_len};
+use crate::store::{Store, View, lock, placed, slab_len};
 use redb::ReadableDatabase;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -33,11 +34,19 @@ pub struct IngestReport {
 
 /// Buffers of one decode worker, kept from parcel to parcel: fresh memory costs a page fault for every 4 KiB, a sixth of the whole work.
 ///
-/// Grows to [`MAX_PREFIX`] + [`SLAB`] bytes.
+/// Grows to [`MAX_PREFIX`] + [`SLAB`] + [`MAX_RECENT`](crate::recent::MAX_RECENT) bytes.
 #[derive(Debug, Default)]
 pub struct Workspace {
     prefix: Vec<u8>,
     leaves: Vec<u8>,
+    recent: Recent,
+}
+
+impl Workspace {
+    /// Whether it holds the last parcels of `draft`, so that the next one is taken in faster with it than with another.
+    pub fn knows(&self, draft: &Arc<Draft>) -> bool {
+        self.recent.is_of(draft)
+    }
 }
 
 /// What one slab gets from a parcel.
@@ -96,10 +105,12 @@ impl Draft {
             return Err(IngestError::Damaged("it goes beyond the volume's end"));
         }
         let sources = self.sources(header)?;
-        let prefix = self.prefix(header, &sources, &mut workspace.prefix)?;
-        let fresh = codec::decode(prefix, payload, header.fresh_len())
-            .map_err(|_| IngestError::Damaged("its payload does not unpack"))?;
+        workspace.recent.turn_to(self);
+        let prefix = self.prefix(header, &sources, &workspace.recent, &mut workspace.prefix)?;
         let prefix_bytes = prefix.len() as u64;
+        let mut fresh = workspace.recent.buffer(header.fresh_len());
+        codec::decode(prefix, payload, header.fresh_len(), &mut fresh)
+            .map_err(|_| IngestError::Damaged("its payload does not unpack"))?;
         if *blake3::hash(&fresh).as_bytes() != header.fresh_hash {
             return Err(IngestError::Damaged("its payload hashes to something else"));
         }
@@ -130,10 +141,7 @@ impl Draft {
         }
         crate::crash_point("dedupe.ingest.decoded");
         self.commit(Also { parcel: Some((header.number, parcel::encode_runs(&header.fresh))), sealed: None })?;
-        if self.store.options.recent_cache > 0 {
-            let cost = fresh.len();
-            lock(&self.store.recent).put((header.generation, header.number), Arc::new(fresh), cost);
-        }
+        workspace.recent.keep(&header.fresh, fresh);
         Ok(report)
     }
 
@@ -164,39 +172,41 @@ impl Draft {
         }
     }
 
-    fn prefix<'a>(&self, header: &Header, sources: &[View], buffer: &'a mut Vec<u8>) -> Result<&'a [u8], IngestError> {
-        let mut parts: Vec<(View, Vec<BlockRun>, Option<u32>)> = Vec::new();
+    fn prefix<'a>(
+        &self,
+        header: &Header,
+        sources: &[View],
+        recent: &Recent,
+        buffer: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8], IngestError> {
+        let mut parts: Vec<(View, Vec<BlockRun>)> = Vec::new();
         for (source, runs) in &header.chosen {
-            parts.push((self.of_own_site(sources[*source as usize].clone())?, runs.clone(), None));
+            parts.push((self.of_own_site(sources[*source as usize].clone())?, runs.clone()));
         }
-        let recent = self.store.recent(header.generation, header.number, header.recent)?;
-        for (number, runs) in (header.number - recent.len() as u32..).zip(recent) {
-            parts.push((self.source(header.generation)?, runs, Some(number)));
+        for runs in self.store.recent(header.generation, header.number, header.recent)? {
+            parts.push((self.source(header.generation)?, runs));
         }
         if let Some(base) = header.base {
             let view = self.of_own_site(self.source(base)?)?;
             let runs = self.store.same_addresses(&view, &header.fresh, &header.without_old).map_err(missing(base))?;
-            parts.push((view, runs, None));
+            parts.push((view, runs));
         }
-        let blocks: u64 = parts.iter().map(|(_, runs, _)| parcel::blocks_in(runs)).fold(0, u64::saturating_add);
+        let blocks: u64 = parts.iter().map(|(_, runs)| parcel::blocks_in(runs)).fold(0, u64::saturating_add);
         if blocks > (MAX_PREFIX / BLOCK) as u64 {
             return Err(IngestError::Damaged("it asks for more bases than a parcel may"));
         }
         buffer.resize(blocks as usize * BLOCK, 0);
         let prefix = &mut buffer[..];
         let mut at = 0;
-        for (view, runs, parcel) in parts {
+        for (view, runs) in parts {
             let len = parcel::blocks_in(&runs) as usize * BLOCK;
-            let into = &mut prefix[at..at + len];
-            match parcel
-                .and_then(|number| lock(&self.store.recent).find(&(header.generation, number), |bytes| bytes.len()))
-            {
-                Some(bytes) if bytes.len() == len => into.copy_from_slice(&bytes),
-                _ => {
-                    into.fill(0); // what is not stored is zeroes, and the buffer held other bytes
-                    view.read_blocks(&runs, into).map_err(missing(view.generation().id))?;
-                }
+            let (id, into) = (view.generation().id, &mut prefix[at..at + len]);
+            let placed = placed(&runs);
+            let rest = if id == header.generation { recent.fill(&placed, into) } else { placed };
+            for (run, to) in &rest {
+                into[*to..*to + run.count as usize * BLOCK].fill(0); // the buffer held other bytes
             }
+            view.read_placed(&rest, into).map_err(missing(id))?;
             at += len;
         }
         Ok(prefix)

@@ -26,6 +26,7 @@ pub mod keys;
 pub mod pack;
 pub mod parcel;
 mod rebuild;
+pub mod recent;
 mod resemblance;
 pub mod root;
 pub mod scrub;

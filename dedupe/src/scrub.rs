@@ -201,7 +201,8 @@ impl Store {
         if header.fresh.iter().any(|run| run.first.0 + run.count > view.size().blocks()) {
             return Err(IngestError::Damaged("it goes beyond the volume's end"));
         }
-        let fresh = crate::codec::decode(&[], payload, header.fresh_len())
+        let mut fresh = Vec::new();
+        crate::codec::decode(&[], payload, header.fresh_len(), &mut fresh)
             .map_err(|_| IngestError::Damaged("its payload does not unpack"))?;
         let mut blocks: BTreeMap<SlabNumber, Vec<(usize, usize)>> = BTreeMap::new();
         for (at, block) in crate::delta::blocks_of(&header.fresh).enumerate() {

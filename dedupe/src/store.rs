@@ -7,7 +7,7 @@ use crate::cache::Cache;
 use crate::chunk::ChunkId;
 use crate::error::StoreError;
 use crate::generation::{Generation, Lineage, NewGeneration};
-use crate::id::{BLOCK, ByteOffset, GenerationId, LineageId, PackId, SLAB, SlabNumber};
+use crate::id::{BLOCK, BlockRun, ByteOffset, GenerationId, LineageId, PackId, SLAB, SlabNumber};
 use crate::index::{self, SlabRow};
 use crate::keys::Keys;
 use crate::pack::{self, Entry, PackError, PackWriter, Place};
@@ -35,13 +35,11 @@ pub struct StoreOptions {
     pub record_cache: usize,
     /// Bytes at which a pack is closed. Held in memory until then.
     pub pack_target: usize,
-    /// Bytes of memory for the last parcels taken in, which the next ones use as bases. The receiver's; 0 reads them again.
-    pub recent_cache: usize,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        StoreOptions { index_cache: 64 << 20, record_cache: 64 << 20, pack_target: 32 << 20, recent_cache: 0 }
+        StoreOptions { index_cache: 64 << 20, record_cache: 64 << 20, pack_target: 32 << 20 }
     }
 }
 
@@ -55,12 +53,7 @@ pub struct Store {
     slabs: Mutex<Cache<Place, Arc<Slab>>>,
     chunks: Mutex<Cache<Place, Arc<Vec<u8>>>>,
     pub(crate) known: Mutex<Known>,
-    /// The fresh bytes of the last parcels taken in, by generation and number.
-    pub(crate) recent: Mutex<RecentParcels>,
 }
-
-/// See [`StoreOptions::recent_cache`].
-pub(crate) type RecentParcels = Cache<(GenerationId, u32), Arc<Vec<u8>>>;
 
 /// Chunks that were seen lately, and packs that must not be swept.
 pub(crate) struct Known {
@@ -102,10 +95,9 @@ impl Store {
             referred: HashSet::new(),
             doomed: HashSet::new(),
         };
-        let recent = Mutex::new(Cache::new(options.recent_cache));
         let slabs = Mutex::new(Cache::new(options.record_cache / 2));
         let chunks = Mutex::new(Cache::new(options.record_cache / 4));
-        Ok(Arc::new(Store { storage, keys, db, options, slabs, chunks, known: Mutex::new(known), recent }))
+        Ok(Arc::new(Store { storage, keys, db, options, slabs, chunks, known: Mutex::new(known) }))
     }
 
     // ---- lineages and generations
@@ -561,6 +553,17 @@ pub(crate) struct Wanted {
     to: usize,
 }
 
+/// Runs with the places that their bytes have when they lie one after the other.
+pub(crate) fn placed(runs: &[BlockRun]) -> Vec<(BlockRun, usize)> {
+    let mut at = 0;
+    let place = |run: &BlockRun| {
+        let placed = (*run, at);
+        at += run.count as usize * BLOCK;
+        placed
+    };
+    runs.iter().map(place).collect()
+}
+
 fn gone(error: PackError) -> StoreError {
     match error {
         PackError::Storage(e) if e.is_missing() => match e.pack.parse() {
@@ -635,12 +638,15 @@ impl View {
     }
 
     /// Reads runs of blocks, one after the other, into a buffer of zeroes; the last block of a volume is filled up with zeroes.
-    pub fn read_blocks(&self, runs: &[crate::id::BlockRun], buffer: &mut [u8]) -> Result<(), StoreError> {
-        let (mut wanted, mut to) = (Vec::new(), 0);
-        for run in runs {
-            let len = run.count as usize * BLOCK;
-            self.want(run.first.offset(), len, to, &mut wanted)?;
-            to += len;
+    pub fn read_blocks(&self, runs: &[BlockRun], buffer: &mut [u8]) -> Result<(), StoreError> {
+        self.read_placed(&placed(runs), buffer)
+    }
+
+    /// The same with each run at a place of its own in the buffer.
+    pub(crate) fn read_placed(&self, runs: &[(BlockRun, usize)], buffer: &mut [u8]) -> Result<(), StoreError> {
+        let mut wanted = Vec::new();
+        for (run, to) in runs {
+            self.want(run.first.offset(), run.count as usize * BLOCK, *to, &mut wanted)?;
         }
         self.store.fetch(&mut wanted, buffer)
     }

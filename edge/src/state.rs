@@ -96,7 +96,6 @@ impl State {
             record_cache: budget.record_cache,
             pack_target: budget.pack,
             // Nothing is taken in here.
-            recent_cache: 0,
         };
         let packs = Arc::new(LocalPacks::open(&packs)?);
         let store = Store::open(&store.join("index.redb"), packs, Keys::new(KEY_ID, *key), options)?;

@@ -8,6 +8,7 @@ use crate::incoming::{Incoming, Part, PartError};
 use crate::metrics::Metrics;
 use crate::state::{StateError, TenantStore};
 use dedupe::parcel::{MAX_FRESH, MAX_PARCEL, MAX_PREFIX};
+use dedupe::recent::MAX_RECENT;
 use dedupe::{
     BlockRun, ByteCount, Draft, Generation, GenerationId, IngestError, IngestReport, Lineage, LineageId, NewGeneration,
     Root, SealError, SiteId, StoreError, UnixMillis, Workspace,
@@ -18,8 +19,8 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use wire::message::{FromGateway, GenerationOffer, MAX_FRAME, Refusal, VolumeOffer};
 
-/// Bytes that one decode worker takes at most: the parcel as it came, its prefix, what it decodes to, a data pack and records.
-pub const WORKER_MEMORY: usize = MAX_PARCEL + MAX_PREFIX + MAX_FRESH + (64 << 20);
+/// Bytes that one decode worker takes at most: the parcel as it came, its prefix, what it and those before it decode to, a data pack and records.
+pub const WORKER_MEMORY: usize = MAX_PARCEL + MAX_PREFIX + MAX_FRESH + MAX_RECENT + (64 << 20);
 /// Parcels of one generation that may arrive ahead of the one that is due. Bounds the disk that one volume can claim beforehand.
 pub const AHEAD: u32 = 8;
 /// Largest volume: above the 50 TB that a site may have, and a bound on the work that a single offer can cause.
@@ -123,7 +124,7 @@ impl Pool {
         let work = move || {
             let _permit = permit;
             let timer = metrics.ingest_seconds.start_timer();
-            let mut workspace = lock(&workspaces).pop().unwrap_or_default();
+            let mut workspace = take_workspace(&mut lock(&workspaces), &receiving.draft);
             let taken = take_in(&tenant, &receiving, number, &part, &mut workspace);
             lock(&workspaces).push(workspace);
             drop(timer);
@@ -135,6 +136,14 @@ impl Pool {
             taken.map(drop)
         };
         finish(tokio::task::spawn_blocking(work).await)
+    }
+}
+
+/// The workspace that took in the parcel before, when it rests.
+fn take_workspace(resting: &mut Vec<Workspace>, draft: &Arc<Draft>) -> Workspace {
+    match resting.iter().position(|workspace| workspace.knows(draft)) {
+        Some(at) => resting.swap_remove(at),
+        None => resting.pop().unwrap_or_default(),
     }
 }
 
