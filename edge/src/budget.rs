@@ -7,9 +7,9 @@ pub const MIN_MEMORY: ByteCount = ByteCount(384 << 20);
 /// The default ceiling: what a branch's box of 8 GiB can always spare.
 pub const DEFAULT_MEMORY: ByteCount = ByteCount(1 << 30);
 
-/// Program, runtime, QUIC windows, the journal's cache, zstd's smaller tables, allocator slack: with 96 MiB the peak was 440 MiB at a ceiling of 384, and
-/// 966 at 1024.
-const FIXED: usize = 144 << 20;
+/// Program, runtime, QUIC windows, the journal's cache, zstd's smaller tables, allocator slack: with 96 MiB the peak was 440 MiB at a ceiling of 384, with
+/// 144 MiB 386.
+const FIXED: usize = 160 << 20;
 /// One capture worker: a slab's record old and new, a run of new bytes on its way into chunks (4 MiB), its read buffer (1 MiB), compression state.
 const PER_WORKER: usize = 8 << 20;
 /// New bytes of one parcel at most; larger ones brought nothing once what was just sent is a base too.
@@ -40,11 +40,11 @@ pub struct Budget {
 impl Budget {
     /// Deals out `memory` (at least [`MIN_MEMORY`]) for at most `workers` capture threads.
     ///
-    /// A twelfth each to the index cache and the record cache, a thirty-second to the pack in the making (counted twice: one fills while one is written);
+    /// A fourteenth each to the index cache and the record cache, a thirty-second to the pack in the making (counted twice: one fills while one is written);
     /// capture gets at most a twelfth; what is left after [`FIXED`] is the encoder's.
     pub fn of(memory: ByteCount, workers: usize) -> Budget {
         let memory = usize::try_from(memory.0.max(MIN_MEMORY.0)).unwrap_or(usize::MAX);
-        let (index_cache, record_cache, pack) = (memory / 12, memory / 12, (memory / 32).min(32 << 20));
+        let (index_cache, record_cache, pack) = (memory / 14, memory / 14, (memory / 32).min(32 << 20));
         let capture_workers = workers.clamp(1, memory / 12 / PER_WORKER);
         let encoder = memory - FIXED - index_cache - record_cache - 2 * pack - capture_workers * PER_WORKER;
         Budget { index_cache, record_cache, pack, capture_workers, encoder }

@@ -11,6 +11,7 @@ use lab::images::used_bytes;
 use lab::index::IndexBench;
 use lab::report::{Verdict, bytes, figure, grouped, parse_size, print_verdicts, table, write_json};
 use lab::wan::Volume;
+use lab::wan::reference::cpu_of_unchanged;
 use sluice_edge::capture::Captured;
 
 /// Figures of the store and the codec, with what is asked of them.
@@ -54,6 +55,9 @@ enum What {
     Capture {
         /// The image; 1 GB or more, and small enough for the page cache.
         image: PathBuf,
+        /// Also time restic, borg and casync on the unchanged image.
+        #[arg(long)]
+        peers: bool,
     },
 }
 
@@ -69,7 +73,7 @@ fn main() -> Result<()> {
             verdicts.extend(bench.anchors(*cache)?);
             verdicts
         }
-        What::Capture { image } => capture(work.path(), image)?,
+        What::Capture { image, peers } => capture(work.path(), image, *peers)?,
     };
     print_verdicts(&verdicts);
     if let Some(file) = &asked.json {
@@ -162,7 +166,7 @@ fn print_figures(all: &[Figures]) {
     println!("\n{}", table(&heading, &rows));
 }
 
-fn capture(work: &Path, image: &Path) -> Result<Vec<Verdict>> {
+fn capture(work: &Path, image: &Path, peers: bool) -> Result<Vec<Verdict>> {
     let size = std::fs::metadata(image).with_context(|| format!("reading {}", image.display()))?.len() as f64;
     let (hashed, ..) = timed(|| hash(image)); // fills the page cache
     hashed?;
@@ -175,7 +179,7 @@ fn capture(work: &Path, image: &Path) -> Result<Vec<Verdict>> {
     // Holes are hashed by the one and skipped by the other: only data counts.
     let data = used_bytes(image)? as f64;
     let per_core = |captured: &Captured| data / captured.cpu.as_secs_f64() / 1e6;
-    Ok(vec![
+    let mut verdicts = vec![
         Verdict::reported("one thread of the bare hash, warm cache", bare, "MB/s"),
         Verdict::reported("first capture, per core", per_core(&first), "MB/s of data"),
         Verdict::reported(
@@ -189,7 +193,14 @@ fn capture(work: &Path, image: &Path) -> Result<Vec<Verdict>> {
             per_core(&again) / bare,
             "ratio",
         ),
-    ])
+    ];
+    if peers {
+        for (peer, seconds) in cpu_of_unchanged(&work.join("peers"), image)? {
+            let ratio = seconds / again.cpu.as_secs_f64();
+            verdicts.push(Verdict::at_least(&format!("the same, to {peer} per core"), 3.0, ratio, "times as fast"));
+        }
+    }
+    Ok(verdicts)
 }
 
 /// What `b3sum --num-threads 1` does.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use lab::report::{parse_size, print_verdicts, write_json};
 use lab::wan::reference::Reference;
@@ -89,7 +89,8 @@ struct Made {
 }
 
 fn made_volumes(asked: &Asked) -> Result<Made> {
-    std::fs::create_dir_all(&asked.work)?;
+    std::fs::create_dir_all(&asked.work)
+        .with_context(|| format!("cannot make the folder {}; name another with --work", asked.work.display()))?;
     let folder = tempfile::tempdir_in(&asked.work)?;
     let mut volumes = Vec::new();
     if asked.noise > 0 {

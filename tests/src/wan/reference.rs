@@ -18,18 +18,7 @@ const R: &str = "R";
 impl Reference {
     /// Measures what `results` does not hold yet for these folders, then reads it.
     pub fn measure(results: &Path, folders: &[PathBuf]) -> Result<Self> {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/measure-peers.sh");
-        let status = Command::new(&script)
-            .arg(results)
-            .args(folders)
-            .status()
-            .with_context(|| format!("starting {}", script.display()))?;
-        ensure!(
-            status.success(),
-            "{} ended with {status}; what it measured so far is in {}",
-            script.display(),
-            results.display()
-        );
+        run(results, &[], folders)?;
         Self::read(results)
     }
 
@@ -75,6 +64,49 @@ impl Reference {
     fn peers(&self, volume: &str, step: &str) -> Option<&BTreeMap<String, u64>> {
         self.rows.get(&(volume.to_owned(), step.to_owned()))
     }
+}
+
+fn run(results: &Path, options: &[&str], folders: &[PathBuf]) -> Result<()> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/measure-peers.sh");
+    let status = Command::new(&script)
+        .args(options)
+        .arg(results)
+        .args(folders)
+        .status()
+        .with_context(|| format!("starting {}", script.display()))?;
+    ensure!(
+        status.success(),
+        "{} ended with {status}; what it measured so far is in {}",
+        script.display(),
+        results.display()
+    );
+    Ok(())
+}
+
+/// CPU seconds that each peer takes to look through an image that it holds already. `work` is an empty folder.
+pub fn cpu_of_unchanged(work: &Path, image: &Path) -> Result<BTreeMap<String, f64>> {
+    let (folder, results) = (work.join("twice"), work.join("results.csv"));
+    std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    let image = std::path::absolute(image)?;
+    for name in ["g0.img", "g1.img"] {
+        std::os::unix::fs::symlink(&image, folder.join(name)).with_context(|| format!("linking {name}"))?;
+    }
+    run(&results, &["--peers", "restic,borg-buzhash,casync-64k"], &[folder])?;
+    let text = std::fs::read_to_string(&results).with_context(|| format!("reading {}", results.display()))?;
+    let mut lines = text.lines();
+    let heading: Vec<&str> = lines.next().unwrap_or_default().split(',').collect();
+    let column = |name: &str| {
+        heading.iter().position(|column| *column == name).with_context(|| format!("{}: no {name}", results.display()))
+    };
+    let (step, peer, cpu) = (column("step")?, column("peer")?, column("cpu_s")?);
+    lines
+        .map(|line| line.split(',').collect::<Vec<&str>>())
+        .filter(|cells| cells.get(step) == Some(&"g0-g1"))
+        .map(|cells| {
+            let seconds = cells.get(cpu).and_then(|cell| cell.parse().ok());
+            Ok((cells[peer].to_owned(), seconds.with_context(|| format!("{}: no seconds", results.display()))?))
+        })
+        .collect()
 }
 
 /// Programs that people use, at their best settings; models and yardsticks are none.
