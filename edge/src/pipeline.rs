@@ -7,6 +7,7 @@ mod coding;
 mod flight;
 mod records;
 
+use crate::gate::Gate;
 use crate::journal::Sending;
 use crate::link::{Link, Session};
 use crate::metrics::Metrics;
@@ -37,8 +38,8 @@ pub(crate) struct Shared {
     pub(crate) encoder: Arc<Encoder>,
     /// One parcel is coded at a time: the memory ceiling has room for one.
     pub(crate) coder: Arc<Semaphore>,
-    /// One parcel is handed to the line at a time, in the order of asking: the line is not shared out between half-sent parcels.
-    pub(crate) turn: Arc<Semaphore>,
+    /// Parcels of all volumes are handed to the line here, piece by piece.
+    pub(crate) gate: Gate,
     /// What the gateway has sealed, by lineage.
     pub(crate) held: Mutex<HashMap<LineageId, Vec<GenerationId>>>,
     /// Bits per second that effort is chosen for.
@@ -122,6 +123,8 @@ impl Pipeline {
         volume.sender.send_modify(|side| {
             let newest = acknowledged.first().copied();
             side.acknowledged = newest.map(|newest| (newest, number_of(&generations, newest.generation)));
+            let sealed = newest.and_then(|newest| generations.iter().find(|known| known.id == newest.generation));
+            side.sealed_captured = sealed.map(|sealed| sealed.captured_at);
             side.cost = sending.as_ref().map(|sending| sending.cost).unwrap_or_default();
         });
         let newest = acknowledged.first().map(|newest| newest.generation);
@@ -152,6 +155,7 @@ impl Pipeline {
         let lineage = self.volume.entry.lineage;
         let (said, mut hears) = mpsc::channel(INPUTS);
         self.shared.link.listen(lineage, said);
+        self.shared.gate.admit(lineage, &self.volume.entry.name);
         let mut sessions = self.shared.link.sessions();
         sessions.mark_changed();
         loop {
@@ -177,6 +181,7 @@ impl Pipeline {
             }
         }
         self.flying.cancel();
+        self.shared.gate.forget(lineage);
         self.shared.link.unlisten(lineage);
     }
 
@@ -318,6 +323,8 @@ impl Pipeline {
         let flight = Flight {
             shared: self.shared.clone(),
             session,
+            lineage: self.volume.entry.lineage,
+            volume: self.volume.entry.name.clone(),
             generation: sending.target,
             number,
             sent,

@@ -13,7 +13,7 @@
 //! Bytes are payload: who wants caps and floors at IP level scales them by what arrives of what is sent.
 
 use crate::policy::VolumeClass;
-use crate::units::BitsPerSec;
+use crate::units::{BitsPerSec, Rate};
 use std::time::{Duration, Instant};
 
 /// Bytes of a piece at most: a quarter of a second of 2 Mbit/s, so that a change bites at once.
@@ -23,6 +23,11 @@ pub const LEAST: u64 = 8 << 10;
 /// What the heaviest volume of a class may send in a round; the others in proportion. With the two pieces that are saved up to [`LEAST`] this
 /// makes one [`PIECE`].
 const QUANTUM: u64 = PIECE - 2 * LEAST;
+/// Bounds of [`in_hand`] on branch lines, as `transport` has them for the send window at dialling.
+const IN_HAND: (u64, u64) = (64 << 10, 256 << 10);
+const IN_HAND_FAST: u64 = 16 << 20;
+/// Rates above this are no longer branch lines.
+const FAST: u64 = 20_000_000;
 /// Billionths of a bit in a byte: levels are kept in what a bit per second brings in a nanosecond, so that nothing is rounded.
 const BYTE: i128 = 8_000_000_000;
 
@@ -277,6 +282,17 @@ impl Level {
 
     fn take(&mut self, bytes: u64) {
         self.filled = (self.filled - i128::from(bytes) * BYTE).max(0);
+    }
+}
+
+/// Bytes that a connection may hold which are admitted and not acknowledged: what is on the line, what may have to be repaired, and a little that waits, so
+/// that the line does not run dry between two pieces. Half a second of line within bounds; a connection keeps what it was dialled with until it is told.
+pub fn in_hand(rate: Rate) -> u64 {
+    match rate {
+        Rate::Closed => IN_HAND.0,
+        Rate::Limited(limit) if limit.bits() <= FAST => (limit.bytes() / 2).clamp(IN_HAND.0, IN_HAND.1),
+        Rate::Limited(limit) => (limit.bytes() / 2).clamp(IN_HAND.1, IN_HAND_FAST),
+        Rate::Unlimited => IN_HAND_FAST,
     }
 }
 

@@ -91,12 +91,13 @@ impl Pipeline {
             cost: sending.map(|sending| sending.cost).unwrap_or_default(),
         };
         let disk = self.shared.disk.clone();
-        let number = self.insist(move || {
+        let sealed = self.insist(move || {
             disk.spool.finish(lineage, done)?;
-            // Numbers are for people: one that cannot be read is no reason to stop.
-            Ok(disk.store.generation(target.generation).ok().flatten().map_or(0, |generation| generation.number))
+            // These are for people: what cannot be read is no reason to stop.
+            Ok(disk.store.generation(target.generation).ok().flatten())
         });
-        let number = number.await.unwrap_or(0);
+        let sealed = sealed.await.flatten();
+        let number = sealed.as_ref().map_or(0, |sealed| sealed.number);
         self.spooled.clear();
         {
             let mut held = self.shared.held.lock().unwrap_or_else(PoisonError::into_inner);
@@ -104,7 +105,10 @@ impl Pipeline {
         }
         self.shared.metrics.sealed(&self.volume.entry.name, done.at);
         tracing::info!(volume = self.volume.entry.name, generation = %target.generation, number, "sealed at the gateway");
-        self.volume.sender.send_modify(|side| side.acknowledged = Some((done, number)));
+        self.volume.sender.send_modify(|side| {
+            side.acknowledged = Some((done, number));
+            side.sealed_captured = sealed.map(|sealed| sealed.captured_at);
+        });
         self.forget_old().await;
     }
 
