@@ -6,7 +6,7 @@
 use crate::capture::OnReadError;
 use crate::daemon::{CaptureReport, Daemon, DaemonError};
 use crate::keeper;
-use crate::line::{Line, LocalError, Standing};
+use crate::line::{Advice, Line, LocalError, Standing};
 use crate::source::SourceSpec;
 use crate::status::{Status, VolumeStatus};
 use crate::text;
@@ -86,6 +86,13 @@ pub enum Request {
     Resume,
     /// The policy in force.
     Policy,
+    /// Whether what is on its way arrives in time, and what would help.
+    Remedy {
+        /// Of one volume; all when absent.
+        volume: Option<String>,
+        /// By when, in the site's civil time; the policy's `lag` when absent.
+        by: Option<String>,
+    },
 }
 
 /// One line of an answer.
@@ -121,6 +128,8 @@ pub enum Outcome {
     Scrubbed(Vec<Damaged>),
     /// Of what bends the schedule: what holds now.
     Line(Box<Standing>),
+    /// Of [`Request::Remedy`].
+    Advice(Box<Advice>),
     /// Of [`Request::Policy`].
     Policy {
         /// The document; none: there is no policy.
@@ -276,6 +285,7 @@ pub async fn handle(daemon: &Daemon, request: Request, replies: &mpsc::Sender<Re
         Request::Boost { rate, seconds, actor, reason } => {
             bent(daemon, move |line| line.boost(rate, Duration::from_secs(seconds), actor, reason).map(drop)).await
         }
+        Request::Remedy { volume, by } => Ok(Outcome::Advice(Box::new(daemon.advise(volume.as_deref(), by)?))),
         Request::Resume => bent(daemon, |line| line.resume()).await,
         Request::Policy => {
             let line = daemon.link().line();

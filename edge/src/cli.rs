@@ -131,6 +131,20 @@ pub(crate) enum Command {
     },
     /// End what was paused or boosted here.
     Resume(At),
+    /// Say whether what is on its way arrives in time, and what would help if it does not.
+    Remedy {
+        #[command(flatten)]
+        at: At,
+        /// Of this volume; else of all that is on its way.
+        #[arg(long)]
+        volume: Option<String>,
+        /// By when: "07:30", "2026-11-24 07:30" (both of the site's clock) or "2026-11-23T23:30:00Z"; else when the policy's `lag` is over.
+        #[arg(long, value_name = "TIME")]
+        by: Option<String>,
+        /// Print it as JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Show the policy in force, and what it says now.
     Policy {
         #[command(flatten)]
@@ -205,6 +219,12 @@ pub(crate) async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             bend(&at.load()?, Request::Boost { rate, seconds: lasts.as_secs(), actor: actor(), reason }).await?;
         }
         Command::Resume(at) => bend(&at.load()?, Request::Resume).await?,
+        Command::Remedy { at, volume, by, json } => {
+            let Outcome::Advice(advice) = request(&at.load()?, Request::Remedy { volume, by }).await? else {
+                bail!(AskError::NotUnderstood)
+            };
+            if json { println!("{}", serde_json::to_string(&advice)?) } else { println!("{}", advice.sentence) }
+        }
         Command::Policy { at, json } => policy(&at.load()?, json).await?,
     }
     Ok(ExitCode::SUCCESS)
@@ -394,7 +414,8 @@ fn show(status: &Status, json: bool) -> anyhow::Result<()> {
     let width = status.volumes.iter().map(|volume| volume.name.len()).max().unwrap_or(0);
     for volume in &status.volumes {
         let arrives = volume.arrives.as_ref().map(|at| format!(" Expected at the gateway {at}.")).unwrap_or_default();
-        println!("{:width$}  {}{arrives}", volume.name, volume.doing);
+        let late = volume.late.as_ref().map(|late| format!(" {late}")).unwrap_or_default();
+        println!("{:width$}  {:8}  {}{arrives}{late}", volume.name, volume.share.class, volume.doing);
     }
     if status.volumes.is_empty() {
         println!("No volumes; add one with `sluice-edge volume add NAME --source file:PATH`.");

@@ -4,9 +4,11 @@
 
 use crate::capture::{Capture, CaptureError, Captured};
 use crate::config::Config;
+use crate::gate::Gate;
 use crate::journal::Cost;
 use crate::keeper;
-use crate::line::Line;
+use crate::line::outlook::By;
+use crate::line::{Advice, Line, NoAdvice};
 use crate::link::Link;
 use crate::metrics::{self, Metrics};
 use crate::pipeline::{Notify, Pipeline, Shared, SpoolOrStore, blocking, target_of};
@@ -99,6 +101,9 @@ pub enum DaemonError {
     /// The schedule is not bent.
     #[error(transparent)]
     Line(#[from] crate::line::LocalError),
+    /// There is no advice.
+    #[error(transparent)]
+    Advice(#[from] NoAdvice),
     /// The store failed.
     #[error("the local store: {0}")]
     Store(#[from] dedupe::StoreError),
@@ -183,9 +188,9 @@ impl Daemon {
         let shared = Arc::new(Shared {
             encoder: Arc::new(Encoder::new(disk.store.clone(), options)),
             disk,
-            link,
             coder: Arc::new(Semaphore::new(1)),
-            turn: Arc::new(Semaphore::new(1)),
+            gate: Gate::new(link.shaper().clone()),
+            link,
             held: Mutex::new(HashMap::new()),
             rate: config.encoder_rate(),
             metrics: Metrics::new(&registry)?,
@@ -250,6 +255,7 @@ impl Daemon {
         }));
         shared.tracker.spawn(shared.link.line().clone().run(stop.clone()));
         shared.tracker.spawn(shared.link.clone().run(stop.clone()));
+        shared.tracker.spawn(shared.gate.clone().follow(shared.link.line().volumes(), stop.clone()));
         shared.tracker.spawn(self.clone().watch_line());
         shared.tracker.spawn(keeper::run(self.clone(), stop));
         Ok(())
@@ -512,9 +518,11 @@ impl Daemon {
     pub fn status(&self) -> Status {
         let (link, rate) = (self.link().state(), self.link().shaper().effective_rate());
         let (now, instant) = (machine_time(), tokio::time::Instant::now().into_std());
-        let around = Surroundings { link: &link, rate, now, instant };
-        let mut volumes: Vec<VolumeStatus> =
-            self.all_volumes().iter().map(|volume| VolumeStatus::of(volume, &around)).collect();
+        let status_of = |volume: &Arc<Volume>| {
+            let share = &self.0.shared.gate.share(volume.entry.lineage);
+            VolumeStatus::of(volume, &Surroundings { link: &link, rate, now, instant, share })
+        };
+        let mut volumes: Vec<VolumeStatus> = self.all_volumes().iter().map(status_of).collect();
         self.forecast(&mut volumes);
         let meter = self.link().shaper().meter();
         Status {
@@ -530,21 +538,37 @@ impl Daemon {
         }
     }
 
-    /// Says of each volume on its way when it will have arrived.
+    /// Says of each volume on its way when it will have arrived, and of a deadline that will be missed what would help.
     fn forecast(&self, volumes: &mut [VolumeStatus]) {
-        let line = self.link().line();
-        let under_way = |volume: &VolumeStatus| {
-            volume.sending.as_ref().filter(|sending| sending.coded_bytes > 0).map(SendingStatus::left)
-        };
-        let (at, works): (Vec<usize>, Vec<Work>) = volumes
-            .iter()
-            .enumerate()
-            .filter_map(|(at, volume)| Some((at, Work { name: volume.name.clone(), bytes: under_way(volume)? })))
-            .unzip();
-        for (at, arrival) in at.into_iter().zip(line.arrivals(&works)) {
-            volumes[at].arrives_at = arrival;
-            volumes[at].arrives = arrival.map(|second| line.moment(second));
+        let (line, share) = (self.link().line(), self.0.shared.gate.goodput());
+        let (at, works) = works(volumes);
+        for (place, arrival) in line.arrivals(&works, share).into_iter().enumerate() {
+            let volume = &mut volumes[at[place]];
+            volume.arrives_at = arrival;
+            volume.arrives = arrival.map(|second| line.moment(second));
+            let deadline = volume.deadline.filter(|deadline| arrival.is_none_or(|arrival| arrival > *deadline));
+            let advice = deadline.map(|deadline| line.advise(&works, &[place], &By::Second(deadline), share));
+            volume.late = advice.and_then(Result::ok).map(|advice| advice.sentence);
         }
+    }
+
+    /// Whether a volume, or everything on its way, is over by a time, and what would help. Without a time that of the policy's `lag` counts.
+    pub fn advise(&self, volume: Option<&str>, by: Option<String>) -> Result<Advice, DaemonError> {
+        if let Some(name) = volume {
+            self.volume(name)?;
+        }
+        let status = self.status();
+        let (at, works) = works(&status.volumes);
+        let wanted: Vec<usize> =
+            (0..works.len()).filter(|place| volume.is_none_or(|name| works[*place].name == name)).collect();
+        let of = volume.map(|name| format!(" of `{name}`")).unwrap_or_default();
+        if wanted.is_empty() {
+            return Err(NoAdvice::NoWork(of).into());
+        }
+        let own = wanted.iter().filter_map(|place| status.volumes[at[*place]].deadline).min();
+        let named = || volume.map_or("these volumes".into(), |name| format!("`{name}`"));
+        let by = by.map(By::Text).or(own.map(By::Second)).ok_or_else(|| NoAdvice::NoDeadline(named()))?;
+        Ok(self.link().line().advise(&works, &wanted, &by, self.0.shared.gate.goodput())?)
     }
 
     /// What the NOC is told once a minute.
@@ -616,6 +640,17 @@ impl Daemon {
             tracing::warn!("not all work ended within {} s; it goes on with the next start", DRAIN.as_secs());
         }
     }
+}
+
+/// What is on its way and how much of it is left, with the place of each among the volumes.
+fn works(volumes: &[VolumeStatus]) -> (Vec<usize>, Vec<Work>) {
+    let under_way = |volume: &VolumeStatus| {
+        volume.sending.as_ref().filter(|sending| sending.coded_bytes > 0).map(SendingStatus::left)
+    };
+    let work = |(at, volume): (usize, &VolumeStatus)| {
+        Some((at, Work { name: volume.name.clone(), bytes: under_way(volume)? }))
+    };
+    volumes.iter().enumerate().filter_map(work).unzip()
 }
 
 impl CaptureReport {

@@ -18,6 +18,8 @@ pub mod config;
 pub mod daemon;
 pub mod enrol;
 mod files;
+mod gate;
+mod goodput;
 pub mod identity;
 pub mod journal;
 mod keeper;

@@ -15,9 +15,13 @@
 pub(crate) mod held;
 mod local;
 mod minutes;
+pub(crate) mod outlook;
 pub(crate) mod records;
+mod table;
 
 pub use local::LocalError;
+pub use outlook::{Advice, Boost, NoAdvice, Sureness};
+pub use table::VolumeTable;
 
 use crate::journal::{Journal, JournalError};
 use dedupe::{SiteId, UnixMillis};
@@ -28,7 +32,6 @@ use minutes::Minutes;
 use nix::time::{ClockId, clock_gettime};
 use records::Anchor;
 use serde::{Deserialize, Serialize};
-use shaping::forecast::{EFFICIENCY, Outlook, Work};
 use shaping::ledger::Ledger;
 use shaping::policy::{Allowance, ClockTrust, Control, Grant, Override, Policy, QuotaUse, Reason, Situation, decide};
 use shaping::{BitsPerSec, Rate, Shaper, TrustedClock};
@@ -81,6 +84,7 @@ struct Inner {
     state: Mutex<State>,
     changed: Notify,
     standing: watch::Sender<Standing>,
+    volumes: watch::Sender<Arc<VolumeTable>>,
 }
 
 struct State {
@@ -143,6 +147,7 @@ impl Line {
             ceiling,
             state: Mutex::new(state),
             changed: Notify::new(),
+            volumes: watch::Sender::default(),
             standing: watch::Sender::new(Standing {
                 up: "0".into(),
                 open: false,
@@ -166,6 +171,11 @@ impl Line {
     /// What holds now.
     pub fn standing(&self) -> Standing {
         self.0.standing.borrow().clone()
+    }
+
+    /// Follows how volumes share the line.
+    pub(crate) fn volumes(&self) -> watch::Receiver<Arc<VolumeTable>> {
+        self.0.volumes.subscribe()
     }
 
     /// Completes when data may leave.
@@ -200,23 +210,6 @@ impl Line {
         };
         drop(state);
         self.0.changed.notify_one();
-    }
-
-    /// When each of these will have crossed the line by the policy in force, Unix seconds; all `None` without a policy or a clock.
-    pub fn arrivals(&self, works: &[Work]) -> Vec<Option<i64>> {
-        let state = self.lock();
-        let (Some(held), Some(now)) = (&state.held, state.clock.now(counted())) else { return vec![None; works.len()] };
-        let local: Vec<Override> = state.local.iter().map(|local| local.bend.clone()).collect();
-        let quotas: Vec<QuotaUse> = state.ledger.uses().collect();
-        let outlook = Outlook {
-            policy: &held.policy,
-            schedule: &held.schedule,
-            now,
-            quotas: &quotas,
-            local: &local,
-            efficiency: EFFICIENCY,
-        };
-        outlook.arrivals(works).into_iter().map(|at| at.map(|at| at.as_second())).collect()
     }
 
     /// A moment in the site's civil time, for people.
@@ -325,6 +318,7 @@ impl Line {
         self.store_time(state, now, counted);
         state.local.retain(|local| counted < local.ends);
         let (sent, received) = (shaper.spent(), shaper.meter().received_bytes);
+        let mut table = VolumeTable::default();
         let (mut allowed, trust, uses) = match &mut state.held {
             Some(held) => {
                 end_overrides(&mut held.policy, &mut state.ends, now, counted);
@@ -351,6 +345,7 @@ impl Line {
                     courtesy: None,
                 };
                 let mut allowed = decide(&held.policy, &held.schedule, &situation);
+                table = VolumeTable::at(&held.policy, &local, known, trust);
                 if let Some(ceiling) = self.0.ceiling {
                     allowed.at_most(ceiling, None, Reason::Config, None);
                 }
@@ -393,7 +388,15 @@ impl Line {
             }
             changed
         });
-        let until = allowed.until.zip(now).map(|(until, now)| until.duration_since(now));
+        let next = [allowed.until, table.until()].into_iter().flatten().min();
+        self.0.volumes.send_if_modified(|old| {
+            let changed = **old != table;
+            if changed {
+                *old = Arc::new(table);
+            }
+            changed
+        });
+        let until = next.zip(now).map(|(until, now)| until.duration_since(now));
         until.and_then(|until| Duration::try_from(until).ok()).map_or(LOOK_EVERY, |until| until.min(LOOK_EVERY))
     }
 

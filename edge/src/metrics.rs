@@ -18,6 +18,7 @@ pub struct Metrics {
     parcel_bytes: IntCounterVec,
     /// Microseconds.
     code_cpu: Arc<AtomicU64>,
+    handed_over: IntCounterVec,
     marks: IntCounter,
     captures: IntCounterVec,
     read: IntCounter,
@@ -42,6 +43,11 @@ impl Metrics {
                 &["kind"],
             )?,
             code_cpu: seconds(registry, "sluice_edge_code_cpu_seconds_total", "CPU time of planning and coding parcels.")?,
+            handed_over: registry.counters(
+                "sluice_edge_volume_sent_bytes_total",
+                "Bytes of the volume's parcels that were handed to the line, also those that had to come again.",
+                &["volume"],
+            )?,
             marks: registry.counter("sluice_edge_marks_asked_total", "Marks that the gateway was asked for.")?,
             captures: registry.counters("sluice_edge_captures_total", "Captures by how they ended.", &["result"])?,
             read: registry.counter("sluice_edge_capture_read_bytes_total", "Bytes of volumes that captures covered.")?,
@@ -66,6 +72,10 @@ impl Metrics {
             self.parcel_bytes.with_label_values(&[kind]).inc_by(bytes);
         }
         self.code_cpu.fetch_add(cpu.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn handed_over(&self, volume: &str, bytes: u64) {
+        self.handed_over.with_label_values(&[volume]).inc_by(bytes);
     }
 
     pub(crate) fn sent(&self) {
@@ -114,6 +124,7 @@ impl Metrics {
 
     /// Takes a removed volume's figures away.
     pub(crate) fn forget(&self, volume: &str) {
+        let _ = self.handed_over.remove_label_values(&[volume]);
         for event in ["captured", "sealed"] {
             // It may never have been set.
             let _ = self.last.remove_label_values(&[volume, event]);

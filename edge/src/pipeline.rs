@@ -3,20 +3,21 @@
 //! One task per volume owns the machine, the sending record and the plan under way. Everything that happens comes in through one queue; whatever takes long
 //! runs in a task of its own and reports there. Work that was given up in the meantime is recognised by the number that it was started with.
 
+mod coding;
 mod flight;
+mod records;
 
-use crate::capture::thread_cpu;
-use crate::journal::{Acknowledged, Cost, Mode, Sending};
+use crate::gate::Gate;
+use crate::journal::Sending;
 use crate::link::{Link, Session};
 use crate::metrics::Metrics;
 use crate::pace::Pace;
-use crate::sender::{Action, CoderEvent, Event, Job, Sender, State, Target};
+use crate::sender::{Action, Event, Job, Sender, State, Target};
 use crate::spool::SpoolError;
 use crate::state::State as Disk;
 use crate::volume::Volume;
-use dedupe::{
-    BLOCK, BlockNumber, Effort, Encoded, Encoder, FoundMarks, Generation, GenerationId, LineageId, Mark, Plan,
-};
+use coding::Coding;
+use dedupe::{BLOCK, Effort, Encoded, Encoder, FoundMarks, Generation, GenerationId, LineageId, Mark, Plan};
 use flight::Flight;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::AtomicU64;
@@ -29,8 +30,6 @@ use wire::message::{FromEdge, FromGateway, GenerationOffer, VolumeOffer};
 
 /// Inputs that wait; who fills this queue waits.
 const INPUTS: usize = 64;
-/// After a record could not be written, most likely for want of room.
-const RECORD_AGAIN: Duration = Duration::from_secs(5);
 
 /// What all volumes of a daemon share.
 pub(crate) struct Shared {
@@ -39,8 +38,8 @@ pub(crate) struct Shared {
     pub(crate) encoder: Arc<Encoder>,
     /// One parcel is coded at a time: the memory ceiling has room for one.
     pub(crate) coder: Arc<Semaphore>,
-    /// One parcel is handed to the line at a time, in the order of asking: the line is not shared out between half-sent parcels.
-    pub(crate) turn: Arc<Semaphore>,
+    /// Parcels of all volumes are handed to the line here, piece by piece.
+    pub(crate) gate: Gate,
     /// What the gateway has sealed, by lineage.
     pub(crate) held: Mutex<HashMap<LineageId, Vec<GenerationId>>>,
     /// Bits per second that effort is chosen for.
@@ -103,19 +102,6 @@ pub(crate) struct Pipeline {
     pace: Pace,
 }
 
-/// The parcel that is being made.
-#[derive(Default)]
-struct Coding {
-    permit: Option<OwnedSemaphorePermit>,
-    plan: Option<Box<Plan>>,
-    marks: Vec<Mark>,
-    /// Generations that answers named: held by the gateway, of whatever volume.
-    named: HashSet<GenerationId>,
-    coded: Option<Arc<Encoded>>,
-    cpu: Duration,
-    raw: u64,
-}
-
 impl Pipeline {
     /// Takes up what the state says about the volume. Blocks.
     pub(crate) fn open(shared: Arc<Shared>, volume: Arc<Volume>) -> Result<(Pipeline, Notify), SpoolOrStore> {
@@ -137,6 +123,8 @@ impl Pipeline {
         volume.sender.send_modify(|side| {
             let newest = acknowledged.first().copied();
             side.acknowledged = newest.map(|newest| (newest, number_of(&generations, newest.generation)));
+            let sealed = newest.and_then(|newest| generations.iter().find(|known| known.id == newest.generation));
+            side.sealed_captured = sealed.map(|sealed| sealed.captured_at);
             side.cost = sending.as_ref().map(|sending| sending.cost).unwrap_or_default();
         });
         let newest = acknowledged.first().map(|newest| newest.generation);
@@ -167,6 +155,7 @@ impl Pipeline {
         let lineage = self.volume.entry.lineage;
         let (said, mut hears) = mpsc::channel(INPUTS);
         self.shared.link.listen(lineage, said);
+        self.shared.gate.admit(lineage, &self.volume.entry.name);
         let mut sessions = self.shared.link.sessions();
         sessions.mark_changed();
         loop {
@@ -192,6 +181,7 @@ impl Pipeline {
             }
         }
         self.flying.cancel();
+        self.shared.gate.forget(lineage);
         self.shared.link.unlisten(lineage);
     }
 
@@ -295,126 +285,6 @@ impl Pipeline {
         }
     }
 
-    // ---- records
-
-    async fn begin(&mut self, target: Target, base: Option<(GenerationId, dedupe::Root)>, mode: Mode) {
-        self.pace.begin();
-        self.spooled.clear();
-        self.sending = Some(Sending {
-            base,
-            target: target.generation,
-            root: target.root,
-            cursor: BlockNumber(0),
-            next: 0,
-            acknowledged: 0,
-            mode,
-            without: Vec::new(),
-            cost: Cost::default(),
-        });
-        let lineage = self.volume.entry.lineage;
-        self.record(move |disk, sending| disk.spool.begin(lineage, sending)).await;
-    }
-
-    async fn truncate(&mut self, from: u32, without: Option<GenerationId>) {
-        self.spooled.retain(|number, _| *number < from);
-        self.shared.metrics.recoded();
-        let lineage = self.volume.entry.lineage;
-        self.record(move |disk, sending| {
-            sending.without.extend(without.filter(|gone| !sending.without.contains(gone)));
-            disk.spool.truncate(lineage, sending, from)
-        })
-        .await;
-    }
-
-    /// Changes the sending record, durably. A disk without room is waited for: the machine has decided, and going on without the record would break
-    /// its promise.
-    async fn record(
-        &mut self,
-        change: impl Fn(&Disk, &mut Sending) -> Result<(), SpoolError> + Clone + Send + 'static,
-    ) {
-        let Some(sending) = self.sending.clone() else { return };
-        let disk = self.shared.disk.clone();
-        let changed = self.insist(move || {
-            let mut sending = sending.clone();
-            change(&disk, &mut sending).map(|()| sending)
-        });
-        let changed = changed.await;
-        self.sending = changed.or(self.sending.take());
-    }
-
-    /// Does something until it succeeds; `None`: the daemon stops.
-    async fn insist<T: Send + 'static>(
-        &self,
-        act: impl Fn() -> Result<T, SpoolError> + Clone + Send + 'static,
-    ) -> Option<T> {
-        loop {
-            match blocking(act.clone()).await {
-                Ok(done) => {
-                    self.volume.sender.send_if_modified(|side| side.trouble.take().is_some());
-                    return Some(done);
-                }
-                Err(error) => {
-                    tracing::warn!(volume = self.volume.entry.name, %error, "cannot write a record; trying again");
-                    self.volume.sender.send_modify(|side| side.trouble = Some(error.to_string()));
-                }
-            }
-            tokio::select! {
-                () = tokio::time::sleep(RECORD_AGAIN) => {}
-                () = self.shared.stop.cancelled() => return None,
-            }
-        }
-    }
-
-    async fn finish(&mut self, target: Target) {
-        let lineage = self.volume.entry.lineage;
-        let sending = self.sending.take().filter(|sending| sending.target == target.generation);
-        let done = Acknowledged {
-            generation: target.generation,
-            root: target.root,
-            at: self.shared.link.now(),
-            cost: sending.map(|sending| sending.cost).unwrap_or_default(),
-        };
-        let disk = self.shared.disk.clone();
-        let number = self.insist(move || {
-            disk.spool.finish(lineage, done)?;
-            // Numbers are for people: one that cannot be read is no reason to stop.
-            Ok(disk.store.generation(target.generation).ok().flatten().map_or(0, |generation| generation.number))
-        });
-        let number = number.await.unwrap_or(0);
-        self.spooled.clear();
-        {
-            let mut held = self.shared.held.lock().unwrap_or_else(PoisonError::into_inner);
-            held.entry(lineage).or_default().insert(0, target.generation);
-        }
-        self.shared.metrics.sealed(&self.volume.entry.name, done.at);
-        tracing::info!(volume = self.volume.entry.name, generation = %target.generation, number, "sealed at the gateway");
-        self.volume.sender.send_modify(|side| side.acknowledged = Some((done, number)));
-        self.forget_old().await;
-    }
-
-    /// Takes generations that nobody needs any more out of the store.
-    async fn forget_old(&mut self) {
-        let (disk, lineage) = (self.shared.disk.clone(), self.volume.entry.lineage);
-        let listed = blocking(move || {
-            let kept = disk.journal.acknowledged(lineage).map_err(SpoolError::from)?;
-            Ok::<_, SpoolOrStore>((disk.store.generations(lineage)?, kept))
-        });
-        let Ok((generations, kept)) = listed.await else { return };
-        let newest = generations.iter().rev().find(|generation| generation.is_sealed()).map(|newest| newest.id);
-        for generation in generations.into_iter().filter(Generation::is_sealed) {
-            let id = generation.id;
-            let is_kept = kept.iter().any(|kept| kept.generation == id) || newest == Some(id) || self.sender.needs(id);
-            if is_kept {
-                continue;
-            }
-            let disk = self.shared.disk.clone();
-            match blocking(move || disk.store.forget(id)).await {
-                Ok(()) => self.sender.forgotten(id),
-                Err(error) => tracing::warn!(generation = %id, %error, "cannot forget a generation"),
-            }
-        }
-    }
-
     // ---- talking
 
     async fn offer(&mut self) {
@@ -443,166 +313,6 @@ impl Pipeline {
         self.say(FromEdge::Seal { generation, parcels, root }).await;
     }
 
-    // ---- coding
-
-    fn plan(&mut self, attempt: u64) {
-        let Some(sending) = &self.sending else { return };
-        let job = dedupe::Job {
-            base: sending.base.map(|(id, _)| id),
-            target: sending.target,
-            cursor: sending.cursor,
-            number: sending.next,
-            plain: sending.mode != Mode::Coded,
-        };
-        let held = self.usable();
-        let (shared, me) = (self.shared.clone(), self.me.clone());
-        self.shared.tracker.spawn(async move {
-            let Ok(permit) = shared.coder.clone().acquire_owned().await else { return };
-            let encoder = shared.encoder.clone();
-            let (planned, cpu) = blocking(move || {
-                let before = thread_cpu();
-                let planned = encoder.plan(&job, &|id| held.contains(&id)).map(|plan| {
-                    plan.map(|mut plan| {
-                        let samples = plan.samples();
-                        (Box::new(plan), samples)
-                    })
-                });
-                (planned.map_err(|error| error.to_string()), thread_cpu().saturating_sub(before))
-            })
-            .await;
-            let _ = me.send(Input::Planned(attempt, permit, planned, cpu)).await;
-        });
-    }
-
-    /// Generations that may serve as bases.
-    fn usable(&self) -> HashSet<GenerationId> {
-        let mut held = self.shared.held();
-        held.extend(&self.coding.named);
-        if let Some(sending) = &self.sending {
-            sending.without.iter().for_each(|gone| {
-                held.remove(gone);
-            });
-        }
-        held
-    }
-
-    async fn planned(&mut self, attempt: u64, permit: OwnedSemaphorePermit, planned: Planned, cpu: Duration) {
-        let event = match planned {
-            Ok(None) => CoderEvent::NothingLeft,
-            Ok(Some((plan, marks))) => {
-                let samples = !marks.is_empty();
-                if self.sender.attempt() == attempt {
-                    let raw = plan.blocks() * BLOCK as u64;
-                    self.coding =
-                        Coding { permit: Some(permit), plan: Some(plan), marks, cpu, raw, ..Coding::default() };
-                }
-                CoderEvent::Planned { samples }
-            }
-            Err(why) => self.coder_failed("plan", why),
-        };
-        self.handle(Event::Coder(attempt, event)).await;
-    }
-
-    fn coder_failed(&self, what: &str, why: String) -> CoderEvent {
-        tracing::warn!(volume = self.volume.entry.name, why, "cannot {what} a parcel");
-        CoderEvent::Failed(why)
-    }
-
-    fn ask(&mut self, attempt: u64) {
-        let Some(session) = self.session.clone() else { return };
-        let (marks, me) = (std::mem::take(&mut self.coding.marks), self.me.clone());
-        self.shared.metrics.asked(marks.len());
-        self.shared.tracker.spawn(async move {
-            // Without an answer the session is over, and the machine hears that.
-            if let Ok(found) = session.ask(&marks).await {
-                let _ = me.send(Input::Answered(attempt, found)).await;
-            }
-        });
-    }
-
-    async fn answered(&mut self, attempt: u64, found: Vec<FoundMarks>) {
-        let asking = self.sender.job().map(|job| job.coder.clone());
-        let (Some(plan), true) = (self.coding.plan.as_mut(), self.sender.attempt() == attempt) else { return };
-        self.coding.named.extend(found.iter().map(|run| run.generation));
-        let wants_rest = if asking == Some(crate::sender::Coder::Asking { rest: false }) {
-            self.coding.marks = plan.narrow(&found);
-            !self.coding.marks.is_empty()
-        } else {
-            plan.take_answer(&found);
-            false
-        };
-        self.handle(Event::Coder(attempt, CoderEvent::Answered { wants_rest })).await;
-    }
-
-    fn encode(&mut self, attempt: u64) {
-        let (Some(plan), Some(permit)) = (self.coding.plan.take(), self.coding.permit.take()) else { return };
-        let effort = self.pace.choose(self.coding.raw, self.busy());
-        let held = self.usable();
-        let (encoder, me) = (self.shared.encoder.clone(), self.me.clone());
-        self.shared.tracker.spawn(async move {
-            let encoded = blocking(move || encoder.encode(*plan, effort, &|id| held.contains(&id))).await;
-            let encoded = encoded.map(Box::new).map_err(|error| error.to_string());
-            let _ = me.send(Input::Encoded(attempt, permit, effort, encoded)).await;
-        });
-    }
-
-    /// Seconds for which the line has work already.
-    fn busy(&self) -> f64 {
-        8.0 * self.spooled.values().sum::<u64>() as f64 / self.shared.rate as f64
-    }
-
-    async fn encoded(
-        &mut self,
-        attempt: u64,
-        permit: OwnedSemaphorePermit,
-        effort: Effort,
-        encoded: Result<Box<Encoded>, String>,
-    ) {
-        let event = match encoded {
-            Ok(encoded) => {
-                let seconds = encoded.stats.code_seconds + encoded.stats.choose_seconds;
-                self.pace.learn(effort, self.coding.raw, seconds, self.busy());
-                if self.sender.attempt() == attempt {
-                    self.coding.cpu += Duration::try_from_secs_f64(seconds).unwrap_or_default();
-                    self.coding.permit = Some(permit);
-                    self.coding.coded = Some(Arc::from(encoded));
-                }
-                CoderEvent::Encoded
-            }
-            Err(why) => self.coder_failed("encode", why),
-        };
-        self.handle(Event::Coder(attempt, event)).await;
-    }
-
-    async fn store(&mut self, attempt: u64) -> Option<Event> {
-        let (coded, mut sending) = (self.coding.coded.clone()?, self.sending.clone()?);
-        let mut cost = sending.cost;
-        cost.parcels += 1;
-        cost.coded_bytes += coded.bytes.len() as u64;
-        cost.raw_bytes += coded.stats.fresh_bytes + coded.stats.copied_bytes + coded.stats.zeroed_bytes;
-        cost.cpu_micros += self.coding.cpu.as_micros() as u64;
-        let (disk, lineage, bytes) = (self.shared.disk.clone(), self.volume.entry.lineage, coded.clone());
-        let pushed = blocking(move || {
-            let pushed = disk.spool.push(lineage, &mut sending, &bytes.bytes, bytes.cursor, cost);
-            pushed.map(|parcel| (parcel, sending))
-        });
-        let event = match pushed.await {
-            Ok((parcel, sending)) => {
-                self.spooled.insert(parcel.number, parcel.len);
-                self.shared.metrics.coded(&coded.stats, parcel.len, self.coding.cpu);
-                self.sending = Some(sending);
-                self.coding = Coding::default();
-                CoderEvent::Stored
-            }
-            Err(error) if error.is_no_room() => CoderEvent::NoRoom(error.to_string()),
-            Err(error) => {
-                self.coding = Coding::default();
-                self.coder_failed("spool", error.to_string())
-            }
-        };
-        Some(Event::Coder(attempt, event))
-    }
-
     // ---- sending
 
     fn send(&mut self, number: u32) {
@@ -613,6 +323,8 @@ impl Pipeline {
         let flight = Flight {
             shared: self.shared.clone(),
             session,
+            lineage: self.volume.entry.lineage,
+            volume: self.volume.entry.name.clone(),
             generation: sending.target,
             number,
             sent,

@@ -19,11 +19,14 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// First bytes of every spool file, with the format's version at the end.
 const MAGIC: [u8; 8] = *b"SLSPOOL\x01";
+/// Bytes that are hashed at once: few system calls, little memory.
+const VERIFIED_AT_ONCE: u64 = 1 << 20;
 /// Magic, then the BLAKE3 of the parcel.
 const HEADER: usize = MAGIC.len() + 32;
 
@@ -89,6 +92,34 @@ impl SpoolError {
             SpoolError::Damaged { .. } => false,
             SpoolError::Journal(error) => error.is_no_room(),
         }
+    }
+}
+
+/// An open parcel that was verified when it was opened. What changes on disk afterwards is found by the gateway, which knows the hash.
+#[derive(Debug)]
+pub struct Spooled {
+    file: fs::File,
+    path: PathBuf,
+    len: u64,
+}
+
+impl Spooled {
+    /// Bytes from `at` on, at most `len`. Blocks.
+    pub fn piece(&self, at: u64, len: u64) -> Result<Vec<u8>, SpoolError> {
+        let mut bytes = vec![0; len.min(self.len.saturating_sub(at)) as usize];
+        let read = self.file.read_exact_at(&mut bytes, HEADER as u64 + at);
+        read.map_err(|source| SpoolError::File { what: "read", path: self.path.clone(), source })?;
+        Ok(bytes)
+    }
+
+    /// Bytes of the parcel.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether it has none: no parcel is so.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 }
 
@@ -179,28 +210,34 @@ impl Spool {
         Ok(self.journal.read(PARCELS, &key_of(generation, number))?)
     }
 
-    /// A parcel's bytes, verified.
-    pub fn read(&self, parcel: &Parcel) -> Result<Vec<u8>, SpoolError> {
+    /// A parcel, verified, to be read in pieces: several are under way at once, and memory has no room for all of them.
+    pub fn open_parcel(&self, parcel: &Parcel) -> Result<Spooled, SpoolError> {
         let path = self.path(parcel);
         let damaged = |why| SpoolError::Damaged { path: path.clone(), why };
-        let metadata = match fs::metadata(&path) {
+        let failed = |source| self.failed("read", &path, source);
+        let file = match fs::File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(damaged("it is gone")),
-            Err(source) => return Err(self.failed("read", &path, source)),
-            Ok(metadata) => metadata,
+            opened => opened.map_err(failed)?,
         };
-        // Asked before reading, so that a file that grew cannot fill the memory.
-        if metadata.len() != parcel.len + HEADER as u64 {
+        if file.metadata().map_err(failed)?.len() != parcel.len + HEADER as u64 {
             return Err(damaged("its length is wrong"));
         }
-        let mut file = fs::read(&path).map_err(|source| self.failed("read", &path, source))?;
-        if file.len() < HEADER || file[..MAGIC.len()] != MAGIC || file[MAGIC.len()..HEADER] != parcel.hash {
+        let spooled = Spooled { file, path: path.clone(), len: parcel.len };
+        let mut header = [0; HEADER];
+        spooled.file.read_exact_at(&mut header, 0).map_err(failed)?;
+        if header[..MAGIC.len()] != MAGIC || header[MAGIC.len()..] != parcel.hash {
             return Err(damaged("its header is wrong"));
         }
-        file.drain(..HEADER);
-        if *blake3::hash(&file).as_bytes() != parcel.hash {
+        let (mut hasher, mut at) = (blake3::Hasher::new(), 0);
+        while at < parcel.len {
+            let piece = spooled.piece(at, VERIFIED_AT_ONCE)?;
+            hasher.update(&piece);
+            at += piece.len() as u64;
+        }
+        if *hasher.finalize().as_bytes() != parcel.hash {
             return Err(damaged("its bytes do not hash to what was written"));
         }
-        Ok(file)
+        Ok(spooled)
     }
 
     /// The gateway holds all parcels below `until`: they are forgotten, first in the journal, then on disk.
@@ -306,6 +343,11 @@ fn remove(write: &WriteTransaction, parcels: &[Parcel]) -> Result<(), redb::Erro
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn read(spool: &Spool, parcel: &Parcel) -> Result<Vec<u8>, SpoolError> {
+        let spooled = spool.open_parcel(parcel)?;
+        spooled.piece(0, spooled.len())
+    }
     use crate::journal::Mode;
     use dedupe::{Root, RootScheme, UnixMillis};
     use std::sync::Arc;
@@ -362,7 +404,7 @@ mod tests {
         assert_eq!(spool.used(), ByteCount(2000));
         assert_eq!(spool.sending(place.lineage).unwrap(), Some(sending.clone()));
         assert_eq!((sending.next, sending.cursor), (2, BlockNumber(20)));
-        assert_eq!(spool.read(&parcels[1]).unwrap(), [2; 1000]);
+        assert_eq!(read(&spool, &parcels[1]).unwrap(), [2; 1000]);
         spool.acknowledge(place.lineage, &mut sending, 1).unwrap();
         assert_eq!((spool.used(), place.files()), (ByteCount(1000), 1));
         assert_eq!(spool.parcel(sending.target, 0).unwrap(), None);
@@ -388,16 +430,16 @@ mod tests {
             let mut flipped = whole.clone();
             flipped[at] ^= 1 << (at % 8);
             fs::write(&path, flipped).unwrap();
-            assert!(matches!(spool.read(&parcel), Err(SpoolError::Damaged { .. })), "byte {at}");
+            assert!(matches!(read(&spool, &parcel), Err(SpoolError::Damaged { .. })), "byte {at}");
         }
         for cut in [0, 7, HEADER, whole.len() - 1] {
             fs::write(&path, &whole[..cut]).unwrap();
-            assert!(matches!(spool.read(&parcel), Err(SpoolError::Damaged { .. })), "cut at {cut}");
+            assert!(matches!(read(&spool, &parcel), Err(SpoolError::Damaged { .. })), "cut at {cut}");
         }
         fs::write(&path, &whole).unwrap();
-        spool.read(&parcel).unwrap();
+        read(&spool, &parcel).unwrap();
         fs::remove_file(&path).unwrap();
-        let gone = spool.read(&parcel).unwrap_err().to_string();
+        let gone = read(&spool, &parcel).unwrap_err().to_string();
         assert!(gone.contains(".parcel is damaged (it is gone); the parcel is coded again"), "{gone}");
     }
 

@@ -1,5 +1,6 @@
 //! What the edge is doing and what holds it back: as figures for programs and as one sentence per volume for people.
 
+use crate::gate::Share;
 use crate::line::Standing;
 use crate::link::LinkState;
 use crate::sender::{Coder, State};
@@ -8,6 +9,7 @@ use crate::volume::{CaptureSide, SenderSide, Volume};
 use dedupe::{Generation, UnixMillis};
 use serde::{Deserialize, Serialize};
 use shaping::Rate;
+use shaping::scheduler::Waits;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -51,10 +53,31 @@ pub struct VolumeStatus {
     pub capturing: Option<ProgressStatus>,
     /// The generation on its way.
     pub sending: Option<SendingStatus>,
+    /// How it shares the line with the others.
+    pub share: ShareStatus,
+    /// When a newer generation has to be at the gateway, so that the newest there is never older than the policy allows, Unix seconds.
+    pub deadline: Option<i64>,
+    /// What becomes of that as things are, in one sentence; absent while it is met.
+    pub late: Option<String>,
     /// When the policy will have let it cross, Unix seconds; absent while nothing is on its way, or nobody can tell.
     pub arrives_at: Option<i64>,
     /// The same for people, in the site's civil time.
     pub arrives: Option<String>,
+}
+
+/// How a volume shares the line.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ShareStatus {
+    /// `critical`, `normal` or `bulk`.
+    pub class: String,
+    /// Its weight in the class.
+    pub weight: u32,
+    /// Never more than this.
+    pub cap: Option<String>,
+    /// This much whatever class is above it.
+    pub floor: Option<String>,
+    /// Why it does not send although it has something to send: `waits behind critical`.
+    pub waits: Option<String>,
 }
 
 impl SendingStatus {
@@ -139,6 +162,8 @@ pub(crate) struct Surroundings<'a> {
     /// Wall clock.
     pub(crate) now: UnixMillis,
     pub(crate) instant: Instant,
+    /// How the volume shares the line.
+    pub(crate) share: &'a Share,
 }
 
 impl VolumeStatus {
@@ -162,10 +187,44 @@ impl VolumeStatus {
                 seconds: around.instant.saturating_duration_since(*began).as_secs_f64(),
             }),
             sending: sending(&sender),
+            share: share(around.share),
+            deadline: deadline(&sender, around.share),
+            late: None,
             arrives_at: None,
             arrives: None,
         }
     }
+}
+
+fn share(share: &Share) -> ShareStatus {
+    let terms = &share.standing.terms;
+    ShareStatus {
+        class: terms.class.word().into(),
+        weight: terms.weight,
+        cap: terms.cap.map(|cap| cap.to_string()),
+        floor: terms.floor.map(|floor| floor.to_string()),
+        waits: waits(share),
+    }
+}
+
+/// Why a volume does not send, as part of a sentence.
+fn waits(share: &Share) -> Option<String> {
+    if let Some(bar) = &share.standing.bar {
+        return Some(bar.sentence.clone());
+    }
+    Some(match share.waits? {
+        Waits::Barred => "held".into(),
+        // What the policy says, not what of it is payload.
+        Waits::Cap(cap) => format!("at its cap of {}", share.standing.terms.cap.unwrap_or(cap)),
+        Waits::Behind(class) => format!("waits behind {}", class.word()),
+        Waits::Turn => "waits for its turn".into(),
+    })
+}
+
+/// Only what was at the gateway before can become too old there.
+fn deadline(sender: &SenderSide, share: &Share) -> Option<i64> {
+    let captured = sender.sealed_captured?;
+    Some(((captured.0 / 1000) + share.standing.lag?.as_secs()) as i64)
 }
 
 fn generation(newest: &Generation, unreadable_ranges: usize) -> Option<GenerationStatus> {
@@ -269,9 +328,16 @@ fn sending_part(capture: &CaptureSide, sender: &SenderSide, around: &Surrounding
             let what = match &sender.parcel {
                 _ if around.rate == Rate::Closed && connected => "waiting: the line is closed for data (rate 0)".into(),
                 Some((len, left)) if line.writing => {
-                    let left = left.load(Ordering::Relaxed);
-                    format!("sending parcel {}: {} of {}", line.next + 1, text::bytes(left), text::bytes(*len))
+                    let sent = format!("{} of {}", text::bytes(left.load(Ordering::Relaxed)), text::bytes(*len));
+                    match (waits(around.share), around.share.waits) {
+                        (Some(cap), Some(Waits::Cap(_))) => {
+                            format!("sending parcel {}: {sent}, {cap}", line.next + 1)
+                        }
+                        (Some(waits), _) => format!("{waits}, with {sent} of parcel {} sent", line.next + 1),
+                        (None, _) => format!("sending parcel {}: {sent}", line.next + 1),
+                    }
                 }
+                _ if around.share.standing.bar.is_some() => waits(around.share).unwrap_or_default(),
                 _ if line.next > job.acknowledged => "waiting for the gateway to take in what was sent".into(),
                 _ => coding_part(&job.coder),
             };

@@ -6,6 +6,9 @@ use crate::sender::{Job, Line};
 use dedupe::{
     BlockNumber, ByteCount, GenerationId, GenerationStats, LineageId, Progress, Root, RootScheme, Sealed, SlabNumber,
 };
+use shaping::BitsPerSec;
+use shaping::policy::{Bar, VolumeClass, VolumeStanding};
+use shaping::scheduler::Terms;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -42,6 +45,7 @@ fn side(state: State) -> SenderSide {
         planned: 0,
         parcel: None,
         acknowledged: None,
+        sealed_captured: None,
         trouble: None,
     }
 }
@@ -71,7 +75,16 @@ fn say(capture: &CaptureSide, sender: &SenderSide) -> String {
 }
 
 fn say_at(capture: &CaptureSide, sender: &SenderSide, link: &LinkState, rate: Rate) -> String {
-    sentence(capture, sender, &Surroundings { link, rate, now: NOW, instant: Instant::now() })
+    say_sharing(capture, sender, link, rate, &share(None))
+}
+
+fn say_sharing(capture: &CaptureSide, sender: &SenderSide, link: &LinkState, rate: Rate, share: &Share) -> String {
+    sentence(capture, sender, &Surroundings { link, rate, now: NOW, instant: Instant::now(), share })
+}
+
+fn share(waits: Option<Waits>) -> Share {
+    let standing = VolumeStanding { terms: Terms::default(), lag: None, bar: None, until: None };
+    Share { standing, waits }
 }
 
 #[test]
@@ -159,4 +172,33 @@ fn the_line_has_its_sentence() {
     assert_eq!(at(&down), "No gateway: nothing was heard. Next attempt in 8 s.");
     let revoked = LinkState::Down { why: "the site is revoked".into(), retry_at: NOW.0 + 600_000, needs_person: true };
     assert_eq!(at(&revoked), "No gateway: the site is revoked. This needs a person. Next attempt in 10 min 0 s.");
+}
+
+#[test]
+fn a_volume_says_why_it_does_not_send() {
+    let mut sending = side(State::Moving(job(0, 2, Coder::Resting), Line { next: 1, writing: true }));
+    sending.parcel = Some((3_400_000, Arc::new(AtomicU64::new(1_200_000))));
+    let rate = "1.6 Mbit/s".parse().unwrap();
+    let says = |share: &Share| say_sharing(&captured(), &sending, &connected(), rate, share);
+    let behind = share(Some(Waits::Behind(VolumeClass::Critical)));
+    assert_eq!(says(&behind), "Waits behind critical, with 1.20 MB of 3.40 MB of parcel 2 sent.");
+    let mut capped = share(Some(Waits::Cap(BitsPerSec::kbit(245))));
+    capped.standing.terms.cap = Some(BitsPerSec::kbit(256));
+    assert_eq!(says(&capped), "Sending parcel 2: 1.20 MB of 3.40 MB, at its cap of 256 kbit/s.");
+    let mut held = share(Some(Waits::Barred));
+    held.standing.bar = Some(Bar { until: None, sentence: "held until Mon 2026-11-23 09:00 by li (audit)".into() });
+    assert_eq!(says(&held), "Held until Mon 2026-11-23 09:00 by li (audit), with 1.20 MB of 3.40 MB of parcel 2 sent.");
+    let coding = side(State::Moving(job(0, 0, Coder::Encoding), Line { next: 0, writing: false }));
+    let said = say_sharing(&captured(), &coding, &connected(), rate, &held);
+    assert_eq!(said, "Held until Mon 2026-11-23 09:00 by li (audit).");
+}
+
+#[test]
+fn a_deadline_is_that_of_what_the_gateway_holds() {
+    let (mut sender, mut share) = (side(State::Idle), share(None));
+    assert_eq!(deadline(&sender, &share), None);
+    share.standing.lag = Some(Duration::from_secs(3600));
+    assert_eq!(deadline(&sender, &share), None, "nothing there can be too old");
+    sender.sealed_captured = Some(NOW);
+    assert_eq!(deadline(&sender, &share), Some((NOW.0 / 1000 + 3600) as i64));
 }

@@ -3,7 +3,7 @@
 use crate::journal::{Acknowledged, Cost};
 use crate::sender::State;
 use crate::volumes::VolumeEntry;
-use dedupe::{ByteCount, Generation, Progress};
+use dedupe::{ByteCount, Generation, Progress, UnixMillis};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -54,6 +54,8 @@ pub struct SenderSide {
     pub parcel: Option<(u64, Arc<AtomicU64>)>,
     /// What the gateway sealed last, with its number here.
     pub acknowledged: Option<(Acknowledged, u64)>,
+    /// When that was captured here.
+    pub sealed_captured: Option<UnixMillis>,
     /// What keeps a record from being written, until it is.
     pub trouble: Option<String>,
 }
@@ -68,6 +70,7 @@ impl Volume {
             planned: 0,
             parcel: None,
             acknowledged: None,
+            sealed_captured: None,
             trouble: None,
         };
         Volume {

@@ -6,6 +6,7 @@
 //!   clock     TrustedClock                          pure: how far the time is known
 //!   ledger    Ledger                                pure: quotas, claimed durably before they are spent
 //!   forecast  Outlook                               pure: when what waits will have crossed, and what would help
+//!   scheduler Scheduler                             pure: which volume hands the next piece to the line
 //!   grants    share                                 pure: the gateway's own line among its edges
 //!   bucket    Bucket                                pure: may this datagram leave now, and if not, when
 //!   breaker   Breaker                               pure: heavy loss for seconds halves the rate, calm gives it back
@@ -41,6 +42,7 @@ pub mod ledger;
 mod meter;
 pub mod policy;
 mod round_trips;
+pub mod scheduler;
 mod shaper;
 mod socket;
 mod transport;

@@ -7,6 +7,7 @@
 //!   schedule   Schedule             grid, exceptions and blackouts laid out in time, in the site's zone
 //!   quota      QuotaRule, Period    how much in a day, week, month or in all
 //!   decide     decide, Allowance    what the line may be used for now, why, and until when
+//!   volumes    VolumeStanding       how a volume shares the line now
 //! ```
 //!
 //! Times are civil times of the site's IANA zone. An hour that a change to summer time skips does not occur; one that is repeated occurs
@@ -18,6 +19,7 @@ mod document;
 pub mod grid;
 pub mod quota;
 mod schedule;
+mod volumes;
 
 #[cfg(test)]
 mod oracle_tests;
@@ -30,6 +32,7 @@ pub use document::PolicyError;
 pub use grid::{Grid, ProfileNumber};
 pub use quota::{Period, QuotaRule};
 pub use schedule::{Schedule, Segment, Slot};
+pub use volumes::{Bar, VolumeStanding};
 
 use crate::units::{BitsPerSec, Rate};
 use jiff::Timestamp;
@@ -192,6 +195,10 @@ pub enum Bend {
         /// Whether a blackout yields to it.
         pierce: bool,
     },
+    /// The volume is served with this class.
+    Class(VolumeClass),
+    /// The volume has this weight.
+    Weight(u32),
 }
 
 /// Bends the schedule for a while. It always ends.
@@ -235,6 +242,20 @@ pub enum VolumeClass {
     Bulk,
 }
 
+impl VolumeClass {
+    /// In the order in which they are served.
+    pub const ALL: [VolumeClass; 3] = [VolumeClass::Critical, VolumeClass::Normal, VolumeClass::Bulk];
+
+    /// As documents write it.
+    pub fn word(self) -> &'static str {
+        match self {
+            VolumeClass::Critical => "critical",
+            VolumeClass::Normal => "normal",
+            VolumeClass::Bulk => "bulk",
+        }
+    }
+}
+
 /// How one volume shares the line with the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeRule {
@@ -250,6 +271,8 @@ pub struct VolumeRule {
     pub floor: Option<BitsPerSec>,
     /// Oldest age that its newest generation at the gateway may reach.
     pub lag: Option<Duration>,
+    /// Nothing of it is sent until somebody takes this out.
+    pub held: Option<Hold>,
 }
 
 impl Policy {

@@ -68,8 +68,9 @@ impl LocalRecord {
 
     fn of(local: &Local) -> LocalRecord {
         let boost_bits = match local.bend.bend {
-            Bend::Pause => 0,
             Bend::Boost { rate, .. } => rate.limit().map_or(0, |limit| limit.bits()),
+            // The site bends no volume: what is no boost is a pause.
+            Bend::Pause | Bend::Class(_) | Bend::Weight(_) => 0,
         };
         let (from, until) = (local.bend.from.as_second(), local.bend.until.as_second());
         LocalRecord { boost_bits, from, until, actor: local.bend.actor.clone(), reason: local.bend.reason.clone() }

@@ -1,23 +1,25 @@
-//! Brings one spooled parcel to the gateway: verify the file, agree on the offset, hand the bytes over, wait for the answer.
+//! Brings one spooled parcel to the gateway: verify the file, agree on the offset, hand the bytes over piece by piece as the gate admits them, wait for the
+//! answer.
 
 use super::{Input, Shared, blocking};
+use crate::gate::{Berth, Turn};
 use crate::link::Session;
 use crate::sender::Event;
-use crate::spool::{Parcel, SpoolError};
-use dedupe::{GenerationId, crash_point};
+use crate::spool::{Parcel, SpoolError, Spooled};
+use dedupe::{GenerationId, LineageId, crash_point};
+use shaping::scheduler::in_hand;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
 use wire::message::{DataReply, DataRequest, Refusal};
-use wire::stream::{self, StreamError};
-
-/// Bytes that are handed to the connection at once: below its send window, so that progress is what has left.
-const PIECE: usize = 64 << 10;
+use wire::stream::{self, FrameReader, StreamError};
 
 /// One parcel on its way.
 pub(super) struct Flight {
     pub(super) shared: Arc<Shared>,
     pub(super) session: Arc<Session>,
+    pub(super) lineage: LineageId,
+    pub(super) volume: String,
     pub(super) generation: GenerationId,
     pub(super) number: u32,
     pub(super) sent: Arc<AtomicU64>,
@@ -50,39 +52,71 @@ impl Flight {
             self.session.ended().await;
             return std::future::pending().await;
         };
-        let Ok(turn) = self.shared.turn.clone().acquire_owned().await else { return std::future::pending().await };
-        let (parcel, bytes) = match self.load().await {
+        let (parcel, spooled) = match self.load().await {
             Ok(loaded) => loaded,
             Err(event) => return Ok(event),
         };
+        let spooled = Arc::new(spooled);
+        loop {
+            let berth = self.shared.gate.board(self.lineage).await;
+            if let Some(event) = self.bring(data, &parcel, &spooled, berth).await? {
+                return Ok(event);
+            }
+        }
+    }
+
+    /// Brings the parcel over, or as much of it as its berth lasts for; `None`: it has left that.
+    async fn bring(
+        &self,
+        data: &quinn::Connection,
+        parcel: &Parcel,
+        spooled: &Arc<Spooled>,
+        berth: Berth,
+    ) -> Result<Option<Event>, StreamError> {
         let (mut writer, mut reader) = stream::open_next(data).await?;
-        let (generation, number, len, hash) = (parcel.generation, parcel.number, parcel.len, parcel.hash);
+        let Parcel { generation, number, len, hash, .. } = *parcel;
         writer.send(&DataRequest::Parcel { generation, number, len, hash }).await?;
         let from = match reader.expect().await? {
             DataReply::From { offset } if offset <= len => offset,
-            DataReply::Done => return Ok(Event::Acknowledged(number)),
-            DataReply::Refused(why) => return Ok(Event::ParcelRefused(number, why)),
+            DataReply::Done => return Ok(Some(Event::Acknowledged(number))),
+            DataReply::Refused(why) => return Ok(Some(Event::ParcelRefused(number, why))),
             DataReply::From { .. } | DataReply::Joined => {
                 let why = "the gateway asked for bytes beyond the parcel's end".into();
-                return Ok(Event::ParcelRefused(number, Refusal::Internal(why)));
+                return Ok(Some(Event::ParcelRefused(number, Refusal::Internal(why))));
             }
         };
         self.sent.store(from, Ordering::Relaxed);
-        let half = bytes.len() / 2;
-        let mut at = from as usize;
-        for piece in bytes[at..].chunks(PIECE) {
-            writer.raw(piece).await?;
-            if at <= half && half < at + piece.len() {
+        let (half, mut at, mut window) = (len / 2, from, None);
+        while at < len {
+            let Turn::Send(most) = berth.next(len - at).await else {
+                writer.finish();
+                drop(berth);
+                return self.put_down(reader, number).await;
+            };
+            // The connection was dialled with what the rate was then.
+            let wanted = in_hand(self.shared.link.shaper().effective_rate());
+            if window.replace(wanted) != Some(wanted) {
+                data.set_send_window(wanted);
+            }
+            let (file, begin) = (spooled.clone(), at);
+            let piece = match blocking(move || file.piece(begin, most)).await {
+                Ok(piece) => piece,
+                Err(error) => return Ok(Some(Event::ParcelRefused(number, Refusal::Internal(error.to_string())))),
+            };
+            writer.raw(&piece).await?;
+            let end = at + piece.len() as u64;
+            if at <= half && half < end {
                 crash_point("edge.send.half");
             }
-            at += piece.len();
-            self.sent.store(at as u64, Ordering::Relaxed);
+            at = end;
+            self.sent.store(at, Ordering::Relaxed);
+            self.shared.metrics.handed_over(&self.volume, piece.len() as u64);
         }
         writer.finish();
-        drop((turn, bytes));
+        drop(berth);
         self.shared.metrics.sent();
         self.tell(Event::Written(number)).await;
-        Ok(match reader.expect().await? {
+        Ok(Some(match reader.expect().await? {
             DataReply::Done => Event::Acknowledged(number),
             DataReply::Refused(why) => {
                 self.shared.metrics.refused();
@@ -90,13 +124,24 @@ impl Flight {
                 Event::ParcelRefused(number, why)
             }
             _ => Event::ParcelRefused(number, Refusal::Internal("an unexpected answer to a parcel".into())),
-        })
+        }))
     }
 
-    async fn load(&self) -> Result<(Parcel, Vec<u8>), Event> {
+    /// The stream has ended before the parcel. The gateway keeps what came and says that it is not whole; only then may the rest be announced.
+    async fn put_down(&self, mut reader: FrameReader, number: u32) -> Result<Option<Event>, StreamError> {
+        tracing::debug!(number, volume = self.volume, "makes way for a volume that comes first");
+        match reader.expect().await? {
+            DataReply::Refused(Refusal::Damaged(_)) => Ok(None),
+            DataReply::Refused(why) => Ok(Some(Event::ParcelRefused(number, why))),
+            DataReply::Done => Ok(Some(Event::Acknowledged(number))),
+            _ => Ok(Some(Event::ParcelRefused(number, Refusal::Internal("an unexpected answer to a parcel".into())))),
+        }
+    }
+
+    async fn load(&self) -> Result<(Parcel, Spooled), Event> {
         let (disk, generation, number) = (self.shared.disk.clone(), self.generation, self.number);
         let loaded = blocking(move || match disk.spool.parcel(generation, number)? {
-            Some(parcel) => disk.spool.read(&parcel).map(|bytes| Some((parcel, bytes))),
+            Some(parcel) => disk.spool.open_parcel(&parcel).map(|spooled| Some((parcel, spooled))),
             None => Ok(None),
         });
         match loaded.await {

@@ -283,6 +283,8 @@ pub(crate) fn bend_text(bend: &Bend) -> String {
         Bend::Pause => "pause".into(),
         Bend::Boost { rate, pierce: false } => format!("boost {rate}"),
         Bend::Boost { rate, pierce: true } => format!("boost {rate}, also in blackouts"),
+        Bend::Class(class) => format!("class {}", class.word()),
+        Bend::Weight(weight) => format!("weight {weight}"),
     }
 }
 

@@ -339,7 +339,7 @@ pub const REASONS: [&str; 14] = [
 ];
 
 /// A moment in the site's civil time, to the minute, as people write it.
-fn moment(at: Timestamp, zone: &TimeZone) -> String {
+pub(super) fn moment(at: Timestamp, zone: &TimeZone) -> String {
     let round = at.round(Unit::Minute).unwrap_or(at);
     round.to_zoned(zone.clone()).strftime("%a %Y-%m-%d %H:%M").to_string()
 }

@@ -26,6 +26,8 @@ const MAX_ENTRIES: usize = 1000;
 const MAX_PROFILES: usize = 32;
 /// The longest that an override may last: what is meant for longer belongs into the schedule.
 const LONGEST_OVERRIDE: SignedDuration = SignedDuration::from_hours(31 * 24);
+/// Weights of volumes: four digits are finer than anybody can justify.
+const WEIGHTS: std::ops::RangeInclusive<u32> = 1..=10_000;
 /// Courtesy's bounds: below a millisecond is noise, above a second no courtesy.
 const COURTESY_MS: std::ops::RangeInclusive<u128> = 1..=1000;
 /// What the first profile is called.
@@ -178,6 +180,7 @@ struct RawVolume {
     cap: Option<Spanned<String>>,
     floor: Option<Spanned<String>>,
     lag: Option<Spanned<String>>,
+    held: Option<RawHold>,
 }
 
 #[derive(Default, Deserialize)]
@@ -434,6 +437,9 @@ fn override_of(place: &Place<'_>, raw: &RawOverride) -> Result<Override, PolicyE
         return Err(place.wrong(&raw.until, "until", "an override ends after it begins, and within 31 days"));
     }
     let bend = bend_of(raw.bend.get_ref(), raw.pierce).map_err(|why| place.wrong(&raw.bend, "bend", why))?;
+    if matches!(bend, Bend::Class(_) | Bend::Weight(_)) && raw.volume.is_none() {
+        return Err(place.wrong(&raw.bend, "bend", "a class or weight is a volume's: name it with `volume`"));
+    }
     Ok(Override {
         id: place.number(&raw.id, "id", 1..=i64::MAX as u64)?,
         bend,
@@ -445,7 +451,7 @@ fn override_of(place: &Place<'_>, raw: &RawOverride) -> Result<Override, PolicyE
     })
 }
 
-/// `pause`, or `boost 2 Mbit/s`.
+/// `pause`, `boost 2 Mbit/s`, `class critical` or `weight 300`.
 fn bend_of(text: &str, pierce: bool) -> Result<Bend, String> {
     match text.trim().split_once(' ') {
         None if text.trim() == "pause" => Ok(Bend::Pause),
@@ -453,7 +459,17 @@ fn bend_of(text: &str, pierce: bool) -> Result<Bend, String> {
             Rate::Closed => Err("a boost to 0 is a pause: write \"pause\"".into()),
             rate => Ok(Bend::Boost { rate, pierce }),
         },
-        _ => Err(format!("\"{text}\" is no override: write \"pause\" or \"boost 2 Mbit/s\"")),
+        Some(("class", word)) => {
+            let class = VolumeClass::ALL.into_iter().find(|class| class.word() == word.trim());
+            class.map(Bend::Class).ok_or_else(|| format!("\"{word}\" is no class: write critical, normal or bulk"))
+        }
+        Some(("weight", number)) => {
+            let weight = number.trim().parse().ok().filter(|weight| WEIGHTS.contains(weight));
+            weight.map(Bend::Weight).ok_or_else(|| format!("\"{number}\" is no weight between 1 and 10000"))
+        }
+        _ => Err(format!(
+            "\"{text}\" is no override: write \"pause\" or \"boost 2 Mbit/s\", for a volume also \"class critical\" or \"weight 300\""
+        )),
     }
 }
 
@@ -499,10 +515,11 @@ fn volumes_of(place: &Place<'_>, raw: &[RawVolume]) -> Result<Vec<VolumeRule>, P
         let rule = VolumeRule {
             name: raw.name.get_ref().clone(),
             class: raw.class,
-            weight: raw.weight.as_ref().map_or(Ok(100), |value| place.number(value, "weight", 1..=10_000))?,
+            weight: raw.weight.as_ref().map_or(Ok(100), |value| place.number(value, "weight", WEIGHTS))?,
             cap: cap.map(|value| place.limit(value, "cap")).transpose()?,
             floor: floor.map(|value| place.limit(value, "floor")).transpose()?,
             lag: raw.lag.as_ref().map(|value| place.duration(value, "lag", "24 hours")).transpose()?,
+            held: raw.held.as_ref().map(|raw| Hold { actor: raw.actor.clone(), reason: raw.reason.clone() }),
         };
         if let (Some(cap), Some(floor), Some(value)) = (rule.cap, rule.floor, floor)
             && floor > cap

@@ -158,7 +158,7 @@ impl Branch {
     pub(crate) fn begin_capture(&self) -> Result<Running> {
         let mut command = self.edge.capture_in_background(VOLUME);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        Ok(Running(Some(command.spawn().context("starting a capture")?)))
+        Ok(Running::new(command.spawn().context("starting a capture")?))
     }
 }
 
@@ -166,6 +166,11 @@ impl Branch {
 pub(crate) struct Running(Option<Child>);
 
 impl Running {
+    /// Takes over a capture that was started.
+    pub(crate) fn new(capture: Child) -> Self {
+        Running(Some(capture))
+    }
+
     /// Waits for its end; an error where it failed, as it does when its daemon was killed.
     pub(crate) fn finish(mut self) -> Result<Captured> {
         let child = self.0.take().context("it is finished once only")?;

@@ -14,6 +14,7 @@ mod identity;
 mod line;
 mod policy;
 mod room;
+mod scheduler;
 mod sources;
 mod versions;
 mod whole;

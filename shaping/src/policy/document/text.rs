@@ -1,7 +1,7 @@
 //! A policy written as a document.
 
 use super::super::grid::{self, days_text, time_text};
-use super::super::{Bend, BlackoutKind, Hours, Period, Policy, ProfileNumber, Share, VolumeClass};
+use super::super::{Bend, BlackoutKind, Hold, Hours, Period, Policy, ProfileNumber, Share};
 use std::fmt::Write as _;
 
 impl Policy {
@@ -65,6 +65,8 @@ impl Policy {
             writeln!(text, "\n[[overrides]]\nid = {}", bend.id)?;
             match bend.bend {
                 Bend::Pause => writeln!(text, "bend = \"pause\"")?,
+                Bend::Class(class) => writeln!(text, "bend = \"class {}\"", class.word())?,
+                Bend::Weight(weight) => writeln!(text, "bend = \"weight {weight}\"")?,
                 Bend::Boost { rate, pierce } => writeln!(text, "bend = \"boost {rate}\"\npierce = {pierce}")?,
             }
             writeln!(text, "from = \"{}\"\nuntil = \"{}\"", bend.from, bend.until)?;
@@ -84,11 +86,7 @@ impl Policy {
             }
         }
         for rule in &self.volumes {
-            let class = match rule.class {
-                VolumeClass::Critical => "critical",
-                VolumeClass::Normal => "normal",
-                VolumeClass::Bulk => "bulk",
-            };
+            let class = rule.class.word();
             writeln!(
                 text,
                 "\n[[volumes]]\nname = {}\nclass = \"{class}\"\nweight = {}",
@@ -102,6 +100,9 @@ impl Policy {
             }
             if let Some(lag) = rule.lag {
                 writeln!(text, "lag = \"{} s\"", lag.as_secs())?;
+            }
+            if let Some(Hold { actor, reason }) = &rule.held {
+                writeln!(text, "held = {{ actor = {}, reason = {} }}", quoted(actor), quoted(reason))?;
             }
         }
         writeln!(
