@@ -8,8 +8,8 @@ pub const MIN_MEMORY: ByteCount = ByteCount(384 << 20);
 pub const DEFAULT_MEMORY: ByteCount = ByteCount(1 << 30);
 
 /// Program, runtime, QUIC windows, the journal's cache, zstd's smaller tables, allocator slack: with 96 MiB the peak was 440 MiB at a ceiling of 384, with
-/// 144 MiB 386.
-const FIXED: usize = 160 << 20;
+/// 144 MiB 386, with 160 MiB 391.
+const FIXED: usize = 172 << 20;
 /// One capture worker: a slab's record old and new, a run of new bytes on its way into chunks (4 MiB), its read buffer (1 MiB), compression state.
 const PER_WORKER: usize = 8 << 20;
 /// New bytes of one parcel at most; larger ones brought nothing once what was just sent is a base too.
@@ -58,7 +58,7 @@ impl Budget {
         let whole_slabs = |bytes: usize| (bytes / SLAB).max(1) * SLAB;
         let log = |bytes: usize| bytes.ilog2();
         let parcel = whole_slabs(self.encoder / 16).min(MAX_PARCEL);
-        let (chosen, recent) = ((self.encoder / 10).min(MAX_CHOSEN), (self.encoder / 10).min(MAX_RECENT));
+        let (chosen, recent) = ((self.encoder / 8).min(MAX_CHOSEN), (self.encoder / 8).min(MAX_RECENT));
         // At most a quarter of the share, and 24 is what the measured ratios were reached with.
         let long_log = log(self.encoder / 4 / 8).min(24);
         // What is left; below 2^24 entries the deep search gains nothing.

@@ -24,6 +24,8 @@ const BATCH: usize = 256 << 10;
 enum Stop {
     /// The edge is told.
     Refuse(Refusal),
+    /// The edge ended the stream before the parcel's end; what came, up to `offset`, is durable.
+    PutDown { offset: u64 },
     /// The edge is gone, or broke the stream; there is nobody to tell.
     Gone,
 }
@@ -78,6 +80,7 @@ async fn parcel(gateway: &Gateway, session: &LiveSession, (mut writer, mut reade
             reader.stop();
             DataReply::Refused(why)
         }
+        Err(Stop::PutDown { offset }) => DataReply::From { offset },
         Err(Stop::Gone) => return reader.stop(),
     };
     if writer.send(&reply).await.is_ok() {
@@ -152,13 +155,8 @@ async fn arrive(
         part = finish(written.map(|written| written.map_err(file_refusal))).map_err(Stop::Refuse)?;
         match ended {
             _ if gone => return Err(Stop::Gone),
-            Some(_) if !part.is_whole() => {
-                return Err(Stop::Refuse(Refusal::Damaged(format!(
-                    "it ended after {} of {} bytes",
-                    part.offset(),
-                    announced.len
-                ))));
-            }
+            // The edge makes way for another volume, and announces the parcel again when it goes on.
+            Some(_) if !part.is_whole() => return Err(Stop::PutDown { offset: part.offset() }),
             Some(_) => return Ok(part),
             None => {}
         }

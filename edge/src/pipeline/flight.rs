@@ -127,11 +127,11 @@ impl Flight {
         }))
     }
 
-    /// The stream has ended before the parcel. The gateway keeps what came and says that it is not whole; only then may the rest be announced.
+    /// The stream has ended before the parcel. The gateway keeps what came and says how far that goes; only then may the rest be announced.
     async fn put_down(&self, mut reader: FrameReader, number: u32) -> Result<Option<Event>, StreamError> {
         tracing::debug!(number, volume = self.volume, "makes way for a volume that comes first");
         match reader.expect().await? {
-            DataReply::Refused(Refusal::Damaged(_)) => Ok(None),
+            DataReply::From { .. } => Ok(None),
             DataReply::Refused(why) => Ok(Some(Event::ParcelRefused(number, why))),
             DataReply::Done => Ok(Some(Event::Acknowledged(number))),
             _ => Ok(Some(Event::ParcelRefused(number, Refusal::Internal("an unexpected answer to a parcel".into())))),
