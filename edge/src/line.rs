@@ -160,7 +160,9 @@ impl Line {
     /// When each of these will have crossed the line by the policy in force, Unix seconds; all `None` without a policy or a clock.
     pub fn arrivals(&self, works: &[Work]) -> Vec<Option<i64>> {
         let state = self.lock();
-        let (Some(held), Some(now)) = (&state.held, state.now(clocks().counted)) else { return vec![None; works.len()] };
+        let (Some(held), Some(now)) = (&state.held, state.now(clocks().counted)) else {
+            return vec![None; works.len()];
+        };
         let (local, quotas) = (state.bends(), state.quotas());
         let outlook = Outlook {
             policy: &held.policy,
@@ -208,7 +210,8 @@ impl Line {
     /// Takes a policy from the gateway in. `Err`: why it is not taken; the last good one stays in force. Blocks.
     pub(crate) fn take_policy(&self, signed: SignedPolicy, site: SiteId) -> Result<u64, String> {
         let mut state = self.lock();
-        let taken = state.accept(signed, site, clocks()).and_then(|held| held.store(site, &self.0.directory).map(|()| held));
+        let taken =
+            state.accept(signed, site, clocks()).and_then(|held| held.store(site, &self.0.directory).map(|()| held));
         let version = match taken {
             Ok(held) => {
                 let version = held.policy.version;
@@ -348,8 +351,7 @@ fn standing_of<E>(state: &State, look: &Look<E>) -> Standing {
     let (sentence, quotas) = match &state.held {
         Some(held) => {
             let rules = held.policy.quotas.iter().zip(&look.quotas);
-            let quotas =
-                rules.map(|(rule, used)| (Policy::period_name(rule.period).to_owned(), used.used, rule.limit));
+            let quotas = rules.map(|(rule, used)| (Policy::period_name(rule.period).to_owned(), used.used, rule.limit));
             (allowed.explain(&held.policy, &local), quotas.collect())
         }
         None => {

@@ -205,7 +205,8 @@ fn measure(
     year.least_use = year.least_use.min(share);
     if share < LEAST_USE {
         let began = began.unwrap_or_default();
-        year.missed.push(format!("the window of {began}: {:.2} % of {allowed:.0} bytes in {seconds:.0} s", share * 100.0));
+        year.missed
+            .push(format!("the window of {began}: {:.2} % of {allowed:.0} bytes in {seconds:.0} s", share * 100.0));
     }
 }
 
@@ -228,6 +229,10 @@ mod tests {
         let (kept, sent) = year.evidence;
         assert!(kept <= sent && sent - kept <= year.evidence_slack, "{kept} of {sent} bytes are in the evidence");
         let (left, offered) = year.left;
-        assert_eq!(year.data.div_ceil(DATAGRAM), (offered - left).div_ceil(DATAGRAM), "what was handed in arrived or waits");
+        assert_eq!(
+            year.data.div_ceil(DATAGRAM),
+            (offered - left).div_ceil(DATAGRAM),
+            "what was handed in arrived or waits"
+        );
     }
 }

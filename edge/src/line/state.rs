@@ -188,13 +188,7 @@ impl State {
     }
 
     /// Looks at everything and decides. `asked` is the rate in force until now: it sizes the claim.
-    pub fn look<S: LedgerStore>(
-        &mut self,
-        clocks: Clocks,
-        crossed: Crossed,
-        asked: Rate,
-        store: &S,
-    ) -> Look<S::Error> {
+    pub fn look<S: LedgerStore>(&mut self, clocks: Clocks, crossed: Crossed, asked: Rate, store: &S) -> Look<S::Error> {
         let counted = clocks.counted;
         let now = self.clock.now(counted);
         let anchor = self.due_anchor(now, counted);

@@ -38,7 +38,8 @@ fn overrides(text: &mut DocumentMut, new: &DocumentMut) -> Option<()> {
         text.remove("overrides");
         return Some(());
     }
-    let there = text.entry("overrides").or_insert(Item::ArrayOfTables(ArrayOfTables::new())).as_array_of_tables_mut()?;
+    let there =
+        text.entry("overrides").or_insert(Item::ArrayOfTables(ArrayOfTables::new())).as_array_of_tables_mut()?;
     there.retain(|table| wanted.iter().any(|other| id(other) == id(table)));
     for table in wanted {
         if there.iter().all(|other| id(other) != id(table)) {

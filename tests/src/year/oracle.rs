@@ -152,9 +152,8 @@ impl Oracle {
     // --- what it says
 
     pub(super) fn is_trusted(&self, clock: &Clock) -> bool {
-        let holdover = self.policy.as_ref().map_or(Duration::MAX, |(month, _)| {
-            Duration::from_secs(month.holdover_days * 86_400)
-        });
+        let holdover =
+            self.policy.as_ref().map_or(Duration::MAX, |(month, _)| Duration::from_secs(month.holdover_days * 86_400));
         clock.told.is_some_and(|told| clock.counted - told <= holdover)
     }
 

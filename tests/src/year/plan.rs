@@ -135,9 +135,7 @@ fn month(number: i8, zone: &TimeZone) -> Month {
     let n = u64::from(number.unsigned_abs());
     let up = BitsPerSec::kbit([512, 640, 400][(n % 3) as usize]);
     let rules = Rules { up, night: 60 + n * 3, night_from: 19 * 60 + 15 * (n as u32 % 4), ..Rules::sample(ZONE) };
-    let at = |day, hour| {
-        zone.to_timestamp(civil::date(2024, number, day).at(hour, 0, 0, 0)).expect("a time of 2024")
-    };
+    let at = |day, hour| zone.to_timestamp(civil::date(2024, number, day).at(hour, 0, 0, 0)).expect("a time of 2024");
     // Not in the weeks without a gateway, and across a blackout by day 15.
     let bent = |id, boost, pierce, day, hours: i64| {
         let from = at(day, 10);
