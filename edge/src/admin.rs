@@ -86,6 +86,8 @@ pub enum Request {
     Resume,
     /// The policy in force.
     Policy,
+    /// Measure what the line carries, within what is allowed.
+    LineTest,
 }
 
 /// One line of an answer.
@@ -128,6 +130,8 @@ pub enum Outcome {
         /// What holds now.
         standing: Box<Standing>,
     },
+    /// Of [`Request::LineTest`].
+    LineTested(Box<crate::line_test::LineTested>),
 }
 
 /// Something in the local store that was not as it was written.
@@ -277,6 +281,15 @@ pub async fn handle(daemon: &Daemon, request: Request, replies: &mpsc::Sender<Re
             bent(daemon, move |line| line.boost(rate, Duration::from_secs(seconds), actor, reason).map(drop)).await
         }
         Request::Resume => bent(daemon, |line| line.resume()).await,
+        Request::LineTest => {
+            let show = |text: String| drop(replies.try_send(Reply::Progress(text)));
+            // Whoever asked and went away wants no more padding on the line.
+            let tested = tokio::select! {
+                tested = crate::line_test::run(daemon.link(), show) => tested,
+                () = replies.closed() => Err(crate::line_test::LineTestError::Cancelled),
+            };
+            Ok(Outcome::LineTested(Box::new(tested?)))
+        }
         Request::Policy => {
             let line = daemon.link().line();
             Ok(Outcome::Policy { document: line.document(), standing: Box::new(line.standing()) })

@@ -99,6 +99,9 @@ pub enum DaemonError {
     /// The schedule is not bent.
     #[error(transparent)]
     Line(#[from] crate::line::LocalError),
+    /// The line could not be tested.
+    #[error(transparent)]
+    LineTest(#[from] crate::line_test::LineTestError),
     /// The store failed.
     #[error("the local store: {0}")]
     Store(#[from] dedupe::StoreError),

@@ -62,7 +62,7 @@ impl Flight {
             DataReply::From { offset } if offset <= len => offset,
             DataReply::Done => return Ok(Event::Acknowledged(number)),
             DataReply::Refused(why) => return Ok(Event::ParcelRefused(number, why)),
-            DataReply::From { .. } | DataReply::Joined => {
+            DataReply::From { .. } | DataReply::Joined | DataReply::Tested { .. } => {
                 let why = "the gateway asked for bytes beyond the parcel's end".into();
                 return Ok(Event::ParcelRefused(number, Refusal::Internal(why)));
             }
