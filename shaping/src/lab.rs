@@ -360,7 +360,11 @@ pub fn shared_out(edges: usize, deals: usize) -> SharedOut {
     let mut found = SharedOut { over_cap: 0, least_used: 100.0, least_fair: 100.0 };
     for _ in 0..deals {
         let mut ask = || Ask {
-            want: if random.draw() % 4 > 0 { [256_000, 1_600_000, 8_000_000][(random.draw() % 3) as usize] } else { 0 },
+            want: if !random.draw().is_multiple_of(4) {
+                [256_000, 1_600_000, 8_000_000][(random.draw() % 3) as usize]
+            } else {
+                0
+            },
             weight: 1 + (random.draw() % 3) as u32,
         };
         let asks: Vec<Ask> = (0..edges).map(|_| ask()).collect();

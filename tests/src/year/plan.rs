@@ -103,7 +103,7 @@ impl Plan {
         often(150, &mut |_| Event::Kill);
         often(40, &mut |_| Event::Restart);
         often(25, &mut |draw| Event::Reboot {
-            off: Duration::from_secs(60 + draw % if draw % 3 == 0 { 40_000 } else { 240 }),
+            off: Duration::from_secs(60 + draw % if draw.is_multiple_of(3) { 40_000 } else { 240 }),
             machine: [0, 0, -480_000, 9_000, -1][(draw % 5) as usize],
         });
         often(60, &mut |draw| Event::MachineClock((draw % 2_000) as i64 - 1_000));
