@@ -77,7 +77,7 @@ fn quotas(events: u64) -> Vec<Row> {
     vec![
         most("sent beyond", killed.over, DATAGRAM, "datagrams"),
         most("sent and not counted", killed.uncounted, DATAGRAM, "datagrams"),
-        most("lost by one kill", killed.most_lost, KILLS_BLOCK, "claims"),
+        most("lost by one kill", killed.most_lost, KILLS_BLOCK, "of a claim and a half"),
     ]
 }
 
