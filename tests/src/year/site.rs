@@ -92,7 +92,9 @@ impl Site {
 
     // --- what happens to it
 
+    /// So many bytes wait, in whole datagrams: then what left and what waits add up.
     pub(super) fn offer(&mut self, bytes: u64) {
+        let bytes = bytes.next_multiple_of(DATAGRAM);
         self.backlog += bytes;
         self.offered += bytes;
     }
