@@ -93,6 +93,8 @@ pub enum Request {
         /// By when, in the site's civil time; the policy's `lag` when absent.
         by: Option<String>,
     },
+    /// Measure what the line carries, within what is allowed.
+    LineTest,
 }
 
 /// One line of an answer.
@@ -137,6 +139,8 @@ pub enum Outcome {
         /// What holds now.
         standing: Box<Standing>,
     },
+    /// Of [`Request::LineTest`].
+    LineTested(Box<crate::line_test::LineTested>),
 }
 
 /// Something in the local store that was not as it was written.
@@ -287,6 +291,15 @@ pub async fn handle(daemon: &Daemon, request: Request, replies: &mpsc::Sender<Re
         }
         Request::Remedy { volume, by } => Ok(Outcome::Advice(Box::new(daemon.advise(volume.as_deref(), by)?))),
         Request::Resume => bent(daemon, |line| line.resume()).await,
+        Request::LineTest => {
+            let show = |text: String| drop(replies.try_send(Reply::Progress(text)));
+            // Whoever asked and went away wants no more padding on the line.
+            let tested = tokio::select! {
+                tested = crate::line_test::run(daemon.link(), show) => tested,
+                () = replies.closed() => Err(crate::line_test::LineTestError::Cancelled),
+            };
+            Ok(Outcome::LineTested(Box::new(tested?)))
+        }
         Request::Policy => {
             let line = daemon.link().line();
             Ok(Outcome::Policy { document: line.document(), standing: Box::new(line.standing()) })

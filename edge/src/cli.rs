@@ -145,6 +145,14 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Measure what the line carries, its round trips and losses: up to 20 s of padding, within what the policy allows now.
+    LineTest {
+        #[command(flatten)]
+        at: At,
+        /// Print it as JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Show the policy in force, and what it says now.
     Policy {
         #[command(flatten)]
@@ -226,6 +234,11 @@ pub(crate) async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             if json { println!("{}", serde_json::to_string(&advice)?) } else { println!("{}", advice.sentence) }
         }
         Command::Policy { at, json } => policy(&at.load()?, json).await?,
+        Command::LineTest { at, json } => match request(&at.load()?, Request::LineTest).await? {
+            Outcome::LineTested(tested) if json => println!("{}", serde_json::to_string(&tested)?),
+            Outcome::LineTested(tested) => println!("{tested}"),
+            _ => bail!(AskError::NotUnderstood),
+        },
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -243,7 +256,7 @@ async fn request(config: &Config, request: Request) -> anyhow::Result<Outcome> {
 
 /// Without a line to a gateway nothing is ever verified there.
 fn needs_daemon(request: &Request) -> bool {
-    matches!(request, Request::Capture { wait: true, .. })
+    matches!(request, Request::Capture { wait: true, .. } | Request::LineTest)
 }
 
 async fn locally(config: &Config, request: Request, line: &mut ProgressLine) -> anyhow::Result<Outcome> {

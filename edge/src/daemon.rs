@@ -104,6 +104,9 @@ pub enum DaemonError {
     /// There is no advice.
     #[error(transparent)]
     Advice(#[from] NoAdvice),
+    /// The line could not be tested.
+    #[error(transparent)]
+    LineTest(#[from] crate::line_test::LineTestError),
     /// The store failed.
     #[error("the local store: {0}")]
     Store(#[from] dedupe::StoreError),

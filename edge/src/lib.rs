@@ -24,6 +24,7 @@ pub mod identity;
 pub mod journal;
 mod keeper;
 pub mod line;
+pub mod line_test;
 pub mod link;
 pub mod metrics;
 pub mod pace;

@@ -17,24 +17,23 @@ mod local;
 mod minutes;
 pub(crate) mod outlook;
 pub(crate) mod records;
+mod state;
 mod table;
 
-pub use local::LocalError;
+pub use held::{Held, HeldError};
+pub use local::{LocalError, LocalRecord};
 pub use outlook::{Advice, Boost, NoAdvice, Sureness};
+pub use records::Anchor;
+pub use state::{Clocks, Crossed, Kept, Look, State};
 pub use table::VolumeTable;
 
 use crate::journal::{Journal, JournalError};
 use dedupe::{SiteId, UnixMillis};
-use held::Held;
 use jiff::{SignedDuration, Timestamp};
-use local::Local;
-use minutes::Minutes;
 use nix::time::{ClockId, clock_gettime};
-use records::Anchor;
 use serde::{Deserialize, Serialize};
-use shaping::ledger::Ledger;
-use shaping::policy::{Allowance, ClockTrust, Control, Grant, Override, Policy, QuotaUse, Reason, Situation, decide};
-use shaping::{BitsPerSec, Rate, Shaper, TrustedClock};
+use shaping::policy::{ClockTrust, Control, Policy, Reason};
+use shaping::{Rate, Shaper};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -44,10 +43,6 @@ use wire::clock::machine_time;
 use wire::message::{MAX_MINUTES, Minute};
 use wire::policy::SignedPolicy;
 
-/// The longest time between two looks: what is counted by the second needs it.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// The clock's anchor is stored again after this: it only serves a restart of the daemon.
-const ANCHOR_EVERY: Duration = Duration::from_secs(600);
 /// Minutes of evidence that are worth a message.
 const BATCH: usize = 15;
 
@@ -80,71 +75,31 @@ struct Inner {
     directory: PathBuf,
     journal: Arc<Journal>,
     shaper: Shaper,
-    ceiling: Option<Rate>,
     state: Mutex<State>,
     changed: Notify,
     standing: watch::Sender<Standing>,
     volumes: watch::Sender<Arc<VolumeTable>>,
 }
 
-struct State {
-    /// Whether this is the daemon: the command line alone looks, and claims nothing.
-    live: bool,
-    held: Option<Held>,
-    fault: Option<String>,
-    clock: TrustedClock,
-    boot: String,
-    /// Whether the time was told since it was last stored, and when that was.
-    told: bool,
-    anchored: Option<Duration>,
-    local: Vec<Local>,
-    /// When the policy's own overrides end by the counting clock; by their number.
-    ends: Vec<(u64, Duration)>,
-    grant: Option<Grant>,
-    ledger: Ledger,
-    minutes: Minutes,
-}
-
 impl Line {
     /// Takes up what was in force before. Nothing is claimed, and the shaper stays closed, until [`Line::go_live`].
     pub fn open(directory: &Path, journal: Arc<Journal>, ceiling: Option<Rate>) -> Result<Line, JournalError> {
-        let counted = counted();
+        let clocks = clocks();
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
-        let mut clock = TrustedClock::default();
-        if let Some(anchor) = journal.anchor()?.filter(|anchor| anchor.boot == boot && !boot.is_empty())
-            && let Ok(time) = Timestamp::from_nanosecond(anchor.time)
-        {
-            clock.told(time, Duration::from_nanos(anchor.counted));
-        }
-        let now = clock.now(counted).unwrap_or_else(machine);
-        let (held, fault) = match Held::load(directory, now) {
+        let (held, fault) = match Held::load(directory, clocks.machine) {
             Ok(held) => (held, None),
             Err(error) => (None, Some(error.to_string())),
         };
         if let Some(fault) = &fault {
             tracing::error!(fault, "the policy cannot be used: closed until the gateway sends it again");
         }
-        let local = journal.local()?.into_iter().filter_map(|record| record.taken_up(now, counted)).collect();
-        let state = State {
-            live: false,
-            held,
-            fault,
-            clock,
-            boot,
-            told: false,
-            anchored: None,
-            local,
-            ends: Vec::new(),
-            grant: None,
-            ledger: Ledger::default(),
-            minutes: Minutes::default(),
-        };
+        let kept = Kept { anchor: journal.anchor()?, local: journal.local()?, held, fault };
+        let state = State::resume(kept, ceiling, boot, clocks);
         let shaper = Shaper::new(Rate::Closed);
         let line = Line(Arc::new(Inner {
             directory: directory.to_owned(),
             journal,
             shaper,
-            ceiling,
             state: Mutex::new(state),
             changed: Notify::new(),
             volumes: watch::Sender::default(),
@@ -196,14 +151,14 @@ impl Line {
 
     /// From now on bytes may be sent. Blocks.
     pub fn go_live(&self) {
-        self.lock().live = true;
+        self.lock().go_live();
         self.look();
     }
 
     /// The identity is another one: what was in force for the old one is so no more. Blocks.
     pub(crate) fn reload(&self) {
         let mut state = self.lock();
-        let now = state.clock.now(counted()).unwrap_or_else(machine);
+        let now = state.known(clocks());
         (state.held, state.fault) = match Held::load(&self.0.directory, now) {
             Ok(held) => (held, None),
             Err(error) => (None, Some(error.to_string())),
@@ -237,31 +192,25 @@ impl Line {
     /// An authenticated gateway said what time it is.
     pub(crate) fn told(&self, now: UnixMillis) {
         let Ok(time) = Timestamp::from_millisecond(now.0 as i64) else { return };
-        let counted = counted();
-        let mut state = self.lock();
-        let moved = state.clock.told(time, counted);
+        let moved = self.lock().told(time, clocks().counted);
         if moved.abs() > SignedDuration::from_secs(5) {
             tracing::warn!(by = %moved, "the gateway's time moves ours");
         }
-        state.told = true;
-        drop(state);
         self.0.changed.notify_one();
     }
 
     /// Takes a policy from the gateway in. `Err`: why it is not taken; the last good one stays in force. Blocks.
     pub(crate) fn take_policy(&self, signed: SignedPolicy, site: SiteId) -> Result<u64, String> {
         let mut state = self.lock();
-        let now = state.clock.now(counted()).unwrap_or_else(machine);
-        let taken = Held::take(signed, site, state.held.as_ref(), &self.0.directory, now);
+        let taken =
+            state.accept(signed, site, clocks()).and_then(|held| held.store(site, &self.0.directory).map(|()| held));
         let version = match taken {
             Ok(held) => {
                 let version = held.policy.version;
                 if state.held.as_ref().is_none_or(|old| old.policy.version != version) {
                     tracing::info!(version, "a new policy is in force");
                 }
-                state.held = Some(held);
-                (state.fault, state.ends) = (None, Vec::new());
-                version
+                state.put(held)
             }
             Err(error) => {
                 tracing::error!(%error, "a policy was refused");
@@ -275,12 +224,7 @@ impl Line {
 
     /// The gateway grants so much of its own line.
     pub(crate) fn granted(&self, bits: u64, lasts: Duration) {
-        let mut state = self.lock();
-        let Some(now) = state.clock.now(counted()) else { return };
-        let up = if bits < BitsPerSec::LEAST.bits() { Rate::Closed } else { BitsPerSec::new(bits).into() };
-        let until = SignedDuration::try_from(lasts).ok().and_then(|lasts| now.checked_add(lasts).ok());
-        state.grant = until.map(|until| Grant { up, until });
-        drop(state);
+        self.lock().granted(bits, lasts, clocks().counted);
         self.0.changed.notify_one();
     }
 
@@ -288,7 +232,7 @@ impl Line {
     pub(crate) fn evidence(&self) -> Vec<Minute> {
         let held = self.0.journal.evidence_held();
         let minutes = held.and_then(|held| self.0.journal.minutes_after(held, MAX_MINUTES));
-        let now = self.lock().clock.now(counted()).map_or(0, |now| now.as_second().div_euclid(60));
+        let now = self.lock().now(clocks().counted).map_or(0, |now| now.as_second().div_euclid(60));
         // A minute that a restart has cut in two is whole only once it is over.
         let minutes = minutes
             .map(|minutes| minutes.into_iter().filter(|minute| i64::from(minute.minute) < now).collect::<Vec<_>>());
@@ -311,76 +255,22 @@ impl Line {
 
     /// Looks at everything, decides, and tells the shaper. Returns when to look again.
     pub(crate) fn look(&self) -> Duration {
-        let (shaper, counted) = (&self.0.shaper, counted());
+        let (shaper, clocks) = (&self.0.shaper, clocks());
         let mut guard = self.lock();
         let state = &mut *guard;
-        let now = state.clock.now(counted);
-        self.store_time(state, now, counted);
-        state.local.retain(|local| counted < local.ends);
-        let (sent, received) = (shaper.spent(), shaper.meter().received_bytes);
-        let mut table = VolumeTable::default();
-        let (mut allowed, trust, uses) = match &mut state.held {
-            Some(held) => {
-                end_overrides(&mut held.policy, &mut state.ends, now, counted);
-                let trust = state.clock.trust(counted, held.policy.clock_holdover);
-                let known = now.unwrap_or_else(machine);
-                held.renew_schedule(known);
-                // Without ever having been told the time nobody knows in which period bytes count: then only control goes on, and is counted later.
-                let counts = now.is_some() || held.policy.quotas.is_empty();
-                if let (Some(now), true) = (now, counts && state.live) {
-                    let rate = shaper.rate().limit().unwrap_or(held.policy.line.up).bytes();
-                    let done = state.ledger.advance(&held.policy, now, sent + received, rate, &*self.0.journal);
-                    if let Err(error) = done {
-                        tracing::warn!(%error, "nothing can be claimed of the quotas: the line stops when what is claimed is spent");
-                    }
-                }
-                let uses: Vec<QuotaUse> = state.ledger.uses().map(|used| with_pace(used, held, known)).collect();
-                let local: Vec<Override> = state.local.iter().map(|local| local.bend.clone()).collect();
-                let situation = Situation {
-                    now: known,
-                    clock: trust,
-                    quotas: &uses,
-                    local: &local,
-                    grant: state.grant,
-                    courtesy: None,
-                };
-                let mut allowed = decide(&held.policy, &held.schedule, &situation);
-                table = VolumeTable::at(&held.policy, &local, known, trust);
-                if let Some(ceiling) = self.0.ceiling {
-                    allowed.at_most(ceiling, None, Reason::Config, None);
-                }
-                if !counts {
-                    allowed.at_most(Rate::Closed, None, Reason::Clock, None);
-                }
-                (allowed, trust, uses)
-            }
-            None => {
-                let closed = Allowance::closed(Reason::NoPolicy, None);
-                let by_config = match self.0.ceiling.filter(|_| state.fault.is_none()) {
-                    Some(rate) => Allowance { up: rate, down: Rate::Unlimited, reason: Reason::Config, ..closed },
-                    None => closed,
-                };
-                (by_config, state.clock.trust(counted, Duration::MAX), Vec::new())
-            }
-        };
-        if state.held.is_none()
-            && let Some(pause) = state.local.iter().find(|local| local.bend.bend == shaping::policy::Bend::Pause)
-        {
-            allowed = Allowance::closed(Reason::Pause(pause.bend.id), Some(pause.bend.until));
+        let mut look = state.look(clocks, self.crossed(), shaper.rate(), &*self.0.journal);
+        if let Err(error) = &look.claimed {
+            tracing::warn!(%error, "nothing can be claimed of the quotas: the line stops when what is claimed is spent");
         }
-        if state.live {
-            self.apply(state, &allowed, received);
-            if let Some(minute) = state.minutes.note(now, counted, sent, received, &allowed)
-                && let Err(error) = self.0.journal.add_minute(minute)
-            {
-                tracing::warn!(%error, "a minute of evidence cannot be stored");
-            }
+        if state.is_live() {
+            self.apply(&look);
         }
+        self.store(state, &mut look, clocks.counted);
         if let Some(left) = shaper.courtesy() {
             // The shaper takes this term in itself, ten times a second; here it is for people.
-            allowed.at_most(left.into(), None, Reason::Courtesy, None);
+            look.allowed.at_most(left.into(), None, Reason::Courtesy, None);
         }
-        let standing = self.standing_of(state, &allowed, trust, &uses);
+        let standing = standing_of(state, &look);
         self.0.standing.send_if_modified(|old| {
             let changed = *old != standing;
             if changed {
@@ -388,90 +278,61 @@ impl Line {
             }
             changed
         });
-        let next = [allowed.until, table.until()].into_iter().flatten().min();
         self.0.volumes.send_if_modified(|old| {
-            let changed = **old != table;
+            let changed = **old != look.volumes;
             if changed {
-                *old = Arc::new(table);
+                *old = Arc::new(std::mem::take(&mut look.volumes));
             }
             changed
         });
-        let until = next.zip(now).map(|(until, now)| until.duration_since(now));
-        until.and_then(|until| Duration::try_from(until).ok()).map_or(LOOK_EVERY, |until| until.min(LOOK_EVERY))
+        look.wait
     }
 
-    /// Stores the time for a restart of the daemon, when it was told anew.
-    fn store_time(&self, state: &mut State, now: Option<Timestamp>, counted: Duration) {
-        let due = state.anchored.is_none_or(|last| counted.saturating_sub(last) > ANCHOR_EVERY);
-        let Some(now) = now.filter(|_| state.told && due) else { return };
-        let anchor = Anchor { time: now.as_nanosecond(), counted: counted.as_nanos() as u64, boot: state.boot.clone() };
-        match self.0.journal.set_anchor(&anchor) {
-            Ok(()) => (state.told, state.anchored) = (false, Some(counted)),
-            Err(error) => tracing::warn!(%error, "the time cannot be stored for a restart"),
+    /// Stores what a restart and the gateway need of a look.
+    fn store(&self, state: &mut State, look: &mut Look<JournalError>, counted: Duration) {
+        if let Some(minute) = look.minute.take()
+            && let Err(error) = self.0.journal.add_minute(minute)
+        {
+            tracing::warn!(%error, "a minute of evidence cannot be stored");
+        }
+        match look.anchor.take().map(|anchor| self.0.journal.set_anchor(&anchor)) {
+            Some(Ok(())) => state.anchored(counted),
+            Some(Err(error)) => tracing::warn!(%error, "the time cannot be stored for a restart"),
+            None => {}
         }
     }
 
-    fn apply(&self, state: &State, allowed: &Allowance, received: u64) {
-        let shaper = &self.0.shaper;
+    fn crossed(&self) -> Crossed {
+        Crossed { sent: self.0.shaper.spent(), received: self.0.shaper.meter().received_bytes }
+    }
+
+    fn apply(&self, look: &Look<JournalError>) {
+        let (shaper, allowed) = (&self.0.shaper, &look.allowed);
         // Closing comes before the budget is raised for control, opening after it.
         if !allowed.up.is_open() && shaper.rate() != allowed.up {
             shaper.set_rate(allowed.up);
         }
         shaper.set_silent(allowed.control == Control::Silent);
-        let courtesy = state.held.as_ref().and_then(|held| held.policy.line.courtesy);
-        if shaper.courtesy_target() != courtesy {
-            shaper.set_courtesy(courtesy);
+        if shaper.courtesy_target() != look.courtesy {
+            shaper.set_courtesy(look.courtesy);
         }
-        shaper.set_budget(state.ledger.budget().map(|total| total.saturating_sub(received)));
+        shaper.set_budget(look.budget);
         if shaper.rate() != allowed.up {
             shaper.set_rate(allowed.up);
         }
     }
 
-    fn standing_of(&self, state: &State, allowed: &Allowance, clock: ClockTrust, uses: &[QuotaUse]) -> Standing {
-        let local: Vec<Override> = state.local.iter().map(|local| local.bend.clone()).collect();
-        let (sentence, quotas) = match &state.held {
-            Some(held) => {
-                let rules = held.policy.quotas.iter().zip(uses);
-                let quotas =
-                    rules.map(|(rule, used)| (Policy::period_name(rule.period).to_owned(), used.used, rule.limit));
-                (allowed.explain(&held.policy, &local), quotas.collect())
-            }
-            None => {
-                let why = match (allowed.reason, &state.fault) {
-                    (Reason::Pause(_), _) => "paused at this site".to_owned(),
-                    (Reason::Config, _) => "by the configuration of this edge; there is no policy yet".to_owned(),
-                    (_, Some(fault)) => fault.clone(),
-                    _ => "there is no policy: set one at the gateway (`sluice-gateway policy set`), or a `rate` here"
-                        .to_owned(),
-                };
-                let rate = if allowed.up.is_open() { allowed.up.to_string() } else { "closed".into() };
-                (format!("{rate} {why}"), Vec::new())
-            }
-        };
-        Standing {
-            up: allowed.up.to_string(),
-            open: allowed.up.is_open(),
-            reason: allowed.reason.word().into(),
-            sentence,
-            policy: state.held.as_ref().map(|held| held.policy.version),
-            fault: state.fault.clone(),
-            clock,
-            quotas,
-        }
-    }
-
     fn close(&self) {
         let mut state = self.lock();
-        if !state.live {
+        if !state.is_live() {
             return;
         }
         self.0.shaper.set_budget(Some(0));
-        let total = self.0.shaper.spent() + self.0.shaper.meter().received_bytes;
-        if let Err(error) = state.ledger.close(total, &*self.0.journal) {
+        let (closed, minute) = state.close(self.crossed(), &*self.0.journal);
+        if let Err(error) = closed {
             tracing::warn!(%error, "the unspent rest of the quotas cannot be given back");
         }
-        if let Some(minute) = state.minutes.take()
+        if let Some(minute) = minute
             && let Err(error) = self.0.journal.add_minute(minute)
         {
             tracing::warn!(%error, "the last minute of evidence cannot be stored");
@@ -484,40 +345,41 @@ impl Line {
     }
 }
 
-/// Ends the policy's overrides by the counting clock too: whichever comes first, so that a clock that is set back prolongs nothing.
-fn end_overrides(policy: &mut Policy, ends: &mut Vec<(u64, Duration)>, now: Option<Timestamp>, counted: Duration) {
-    let Some(now) = now else { return };
-    policy.overrides.retain(|bend| {
-        if bend.from > now {
-            return true;
+fn standing_of<E>(state: &State, look: &Look<E>) -> Standing {
+    let (allowed, local) = (&look.allowed, state.bends());
+    let (sentence, quotas) = match &state.held {
+        Some(held) => {
+            let rules = held.policy.quotas.iter().zip(&look.quotas);
+            let quotas = rules.map(|(rule, used)| (Policy::period_name(rule.period).to_owned(), used.used, rule.limit));
+            (allowed.explain(&held.policy, &local), quotas.collect())
         }
-        let end = match ends.iter().find(|(id, _)| *id == bend.id) {
-            Some((_, end)) => *end,
-            None => {
-                let left = Duration::try_from(bend.until.duration_since(now)).unwrap_or_default();
-                ends.push((bend.id, counted + left));
-                counted + left
-            }
-        };
-        counted < end
-    });
-}
-
-/// Adds over how many open seconds a quota is to last.
-fn with_pace(mut used: QuotaUse, held: &Held, now: Timestamp) -> QuotaUse {
-    let even = held.policy.quotas.iter().any(|rule| rule.even);
-    if let Some(ends) = used.ends.filter(|_| even) {
-        used.open_seconds = held.schedule.open_seconds(&held.policy, now, ends);
+        None => {
+            let why = match (allowed.reason, &state.fault) {
+                (Reason::Pause(_), _) => "paused at this site".to_owned(),
+                (Reason::Config, _) => "by the configuration of this edge; there is no policy yet".to_owned(),
+                (_, Some(fault)) => fault.clone(),
+                _ => "there is no policy: set one at the gateway (`sluice-gateway policy set`), or a `rate` here"
+                    .to_owned(),
+            };
+            let rate = if allowed.up.is_open() { allowed.up.to_string() } else { "closed".into() };
+            (format!("{rate} {why}"), Vec::new())
+        }
+    };
+    Standing {
+        up: allowed.up.to_string(),
+        open: allowed.up.is_open(),
+        reason: allowed.reason.word().into(),
+        sentence,
+        policy: state.held.as_ref().map(|held| held.policy.version),
+        fault: state.fault.clone(),
+        clock: look.clock,
+        quotas,
     }
-    used
 }
 
-/// CLOCK_BOOTTIME: counts on through suspend, and nobody can set it.
-fn counted() -> Duration {
-    clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
-}
-
-/// The machine's own clock, for what needs some time before the gateway has told it; nothing is opened by it.
-fn machine() -> Timestamp {
-    Timestamp::from_millisecond(machine_time().0 as i64).unwrap_or(Timestamp::UNIX_EPOCH)
+/// What the machine's clocks show now.
+fn clocks() -> Clocks {
+    let counted = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
+    let machine = Timestamp::from_millisecond(machine_time().0 as i64).unwrap_or(Timestamp::UNIX_EPOCH);
+    Clocks { counted, machine }
 }

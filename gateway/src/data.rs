@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use wire::identity::PeerIdentity;
-use wire::message::{DataReply, DataRequest, Refusal};
+use wire::message::{DataReply, DataRequest, MAX_SLOTS, Refusal, SLOT_MILLIS};
 use wire::stream::{self, CloseCode, FrameReader, FrameWriter, StreamError};
 
 /// How long a stream may stay silent before its first message.
@@ -70,6 +70,7 @@ pub(crate) async fn run(
 async fn parcel(gateway: &Gateway, session: &LiveSession, (mut writer, mut reader): (FrameWriter, FrameReader)) {
     let announced = match tokio::time::timeout(FIRST_WORD, reader.expect::<DataRequest>()).await {
         Ok(Ok(DataRequest::Parcel { generation, number, len, hash })) => Announced { generation, number, len, hash },
+        Ok(Ok(DataRequest::Test { len })) => return test(len, writer, reader).await,
         _ => return reader.stop(),
     };
     let reply = match receive(gateway, session, announced, &mut writer, &mut reader).await {
@@ -86,6 +87,31 @@ async fn parcel(gateway: &Gateway, session: &LiveSession, (mut writer, mut reade
     if writer.send(&reply).await.is_ok() {
         writer.finish();
     }
+}
+
+/// Takes padding in and says when it came. How much may come is bounded by the message, how long by the slots of the answer.
+async fn test(len: u64, mut writer: FrameWriter, mut reader: FrameReader) {
+    let mut arrived: Vec<u32> = Vec::new();
+    let mut first = None;
+    let (mut left, longest) = (len, Duration::from_millis(SLOT_MILLIS * MAX_SLOTS as u64));
+    let taking = async {
+        while left > 0 {
+            // Reset by the edge when its time is over: what came counts.
+            let Ok(Some(bytes)) = reader.raw_as_it_comes().await else { break };
+            let began = *first.get_or_insert_with(tokio::time::Instant::now);
+            let slot = (began.elapsed().as_millis() as u64 / SLOT_MILLIS) as usize;
+            if slot < MAX_SLOTS {
+                arrived.resize(arrived.len().max(slot + 1), 0);
+                arrived[slot] += bytes.len() as u32;
+            }
+            left = left.saturating_sub(bytes.len() as u64);
+        }
+    };
+    let _too_slow = tokio::time::timeout(longest, taking).await;
+    if writer.send(&DataReply::Tested { arrived }).await.is_ok() {
+        writer.finish();
+    }
+    reader.stop();
 }
 
 async fn receive(

@@ -18,6 +18,10 @@ use wire::message::FromGateway;
 pub(crate) const DEAL_EVERY: std::time::Duration = std::time::Duration::from_secs(5);
 /// What an edge without work may begin with, bits per second; less where many share little.
 const START: u64 = 64_000;
+/// How long the start of an edge without work holds, and after how many deals it is told again: three times within it. Each grant costs 117 bytes of the
+/// edge's line, with every deal that made 1.4 kB a minute; what an edge begins is dealt for at once.
+const IDLE: std::time::Duration = std::time::Duration::from_secs(180);
+const IDLE_DEALS: u32 = 12;
 /// More than its grant by so much, and a site is named: bursts and what was on its way at a change.
 const OVERSPEED: f64 = 1.25;
 
@@ -48,7 +52,7 @@ pub(crate) fn deal(cap: u64, edges: &[Candidate]) -> Vec<u64> {
 
 /// What an edge is granted as soon as it comes, until the next deal.
 pub(crate) fn first(cap: BitsPerSec) -> FromGateway {
-    FromGateway::Grant { bits: START.min(cap.bits() / 4), millis: GRANT.as_millis() as u32 }
+    FromGateway::Grant { bits: START.min(cap.bits() / 4), millis: IDLE.as_millis() as u32 }
 }
 
 /// Deals the line out again and again.
@@ -56,6 +60,8 @@ pub(crate) fn first(cap: BitsPerSec) -> FromGateway {
 pub(crate) struct Dealer {
     /// By site: bits granted at the last deal, and payload bytes that had come by then.
     last: HashMap<SiteId, (u64, u64)>,
+    /// Edges without work: what they were told, and how many deals ago.
+    idle: HashMap<SiteId, (u64, u32)>,
 }
 
 impl Dealer {
@@ -78,8 +84,11 @@ impl Dealer {
         }
         let shares = deal(cap.bits(), &edges);
         for (edge, bits) in edges.iter().zip(&shares) {
-            live.tell(edge.site, FromGateway::Grant { bits: *bits, millis: GRANT.as_millis() as u32 });
+            if let Some(lasts) = self.due(edge, *bits) {
+                live.tell(edge.site, FromGateway::Grant { bits: *bits, millis: lasts.as_millis() as u32 });
+            }
         }
+        self.idle.retain(|site, _| seen.contains_key(site));
         self.last = edges.iter().zip(&shares).map(|(edge, bits)| (edge.site, (*bits, seen[&edge.site]))).collect();
         let working = edges.iter().filter(|edge| edge.works).count();
         let dealt = BitsPerSec::new(shares.iter().sum());
@@ -88,6 +97,22 @@ impl Dealer {
             edges.len() - working,
             fast.len()
         )
+    }
+}
+
+impl Dealer {
+    /// For how long an edge is told its grant now; `None`: what it was told holds.
+    fn due(&mut self, edge: &Candidate, bits: u64) -> Option<std::time::Duration> {
+        if edge.works {
+            self.idle.remove(&edge.site);
+            return Some(GRANT);
+        }
+        let told = self.idle.entry(edge.site).or_insert((bits, IDLE_DEALS));
+        told.1 += 1;
+        (told.0 != bits || told.1 > IDLE_DEALS).then(|| {
+            *told = (bits, 0);
+            IDLE
+        })
     }
 }
 
@@ -120,6 +145,19 @@ mod tests {
             [edge(1, 2_000_000, true), edge(2, 500_000, true), edge(3, 9_000_000, true), edge(4, 2_000_000, false)];
         assert_eq!(deal(4_064_000, &edges), [1_750_000, 500_000, 1_750_000, 64_000]);
         assert_eq!(deal(20_000_000, &edges), [2_000_000, 500_000, 9_000_000, 64_000], "nobody gets more than it may");
+    }
+
+    #[test]
+    fn edges_without_work_are_told_seldom_and_changes_at_once() {
+        let (mut dealer, idle, works) = (Dealer::default(), edge(1, 9, false), edge(1, 9, true));
+        let mut told = |edge, bits| dealer.due(edge, bits);
+        assert_eq!(told(&idle, 64_000), Some(IDLE));
+        let again = (0..IDLE_DEALS * 2).filter(|_| told(&idle, 64_000).is_some()).count();
+        assert!((1..=2).contains(&again), "{again}");
+        assert!(DEAL_EVERY * (IDLE_DEALS + 1) * 2 < IDLE, "one may get lost");
+        assert_eq!(told(&idle, 32_000), Some(IDLE), "another start");
+        assert_eq!((told(&works, 9_000_000), told(&works, 9_000_000)), (Some(GRANT), Some(GRANT)));
+        assert_eq!(told(&idle, 32_000), Some(IDLE), "its work is done");
     }
 
     /// 500 edges whose work and policies change from deal to deal.

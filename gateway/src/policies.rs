@@ -4,6 +4,7 @@
 //! ```text
 //!   change     apply      pure: a policy and a change to the next version's document
 //!   document   numbered   the version in an operator's document, without touching the rest of it
+//!   edit       edited     a change put into the text as its author wrote it
 //!   moment     resolve    "19:30", "2026-11-24 19:30", an instant: what people write, in the site's zone
 //!   key        load       the key that signs, `ca/policy.key`
 //!   preview    preview    what a policy means, day by day
@@ -14,6 +15,7 @@
 
 mod change;
 mod document;
+mod edit;
 pub mod evidence;
 pub mod holidays;
 pub(crate) mod key;

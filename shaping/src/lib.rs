@@ -16,6 +16,7 @@
 //!   shaper    Shaper                                the handle: one line, shared by the data and the control socket
 //!   socket    ShapedSocket, bind, endpoint          quinn's socket traits; no other file knows them
 //!   window    LineWindow                            the congestion window over a shaped line
+//!   lab       Rules, Oracle, kills, ...             for tests and benchmarks alone: slow oracles and simulations
 //!   transport edge_data_transport, ...              quinn's transport parameters per role, with the reason for each
 //! ```
 //!
@@ -38,6 +39,8 @@ mod clock;
 mod courtesy;
 pub mod forecast;
 pub mod grants;
+#[cfg(any(test, feature = "lab"))]
+pub mod lab;
 pub mod ledger;
 mod meter;
 pub mod policy;

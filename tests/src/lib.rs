@@ -8,6 +8,7 @@
 //!   line      the emulated line: between namespaces, or as a relay in-process
 //!   world     real daemons as processes: logs, metrics, crashes, ends
 //!   wan       what generations cost on the wire, beside R and the peers
+//!   year      a year of a site on a virtual clock
 //!   report    figures for people
 //! ```
 
@@ -21,6 +22,7 @@ pub mod report;
 pub mod volumes;
 pub mod wan;
 pub mod world;
+pub mod year;
 
 /// Says that a test cannot run here, and why; the test then returns. `tests/run` counts such lines, and CI accepts none.
 pub fn skip(why: &str) {

@@ -15,7 +15,8 @@ const LAID_OUT: u32 = 400;
 const LEAST_AHEAD: SignedDuration = SignedDuration::from_hours(35 * 24);
 
 /// A policy in force.
-pub(super) struct Held {
+#[derive(Debug)]
+pub struct Held {
     signed: SignedPolicy,
     pub(super) policy: Policy,
     pub(super) schedule: Schedule,
@@ -30,7 +31,7 @@ struct Record {
 
 /// Why a policy is not taken, or cannot be kept.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum HeldError {
+pub enum HeldError {
     /// It is not what the gateway signed for this site.
     #[error(transparent)]
     Signature(#[from] SignatureError),
@@ -98,14 +99,9 @@ impl Held {
         Ok(Held { signed, policy, schedule })
     }
 
-    /// Takes a policy that came over an authenticated session in the place of `old`, durably. The same one again is no error.
-    pub(super) fn take(
-        signed: SignedPolicy,
-        site: SiteId,
-        old: Option<&Held>,
-        state: &Path,
-        now: Timestamp,
-    ) -> Result<Held, HeldError> {
+    /// A policy that came over an authenticated session, if it may take the place of `old`: it is for this site, signed by the same key, and newer. The
+    /// same one again is no error.
+    pub fn accept(signed: SignedPolicy, site: SiteId, old: Option<&Held>, now: Timestamp) -> Result<Held, HeldError> {
         signed.verify(site, old.map(|old| old.signed.key))?;
         let new = Held::new(signed, now)?;
         if let Some(old) = old {
@@ -114,11 +110,15 @@ impl Held {
                 return Err(HeldError::Old { have, got });
             }
         }
-        let record = Record { format: FORMAT.into(), site, signed: new.signed.clone() };
+        Ok(new)
+    }
+
+    /// Keeps it for a restart, durably.
+    pub(super) fn store(&self, site: SiteId, state: &Path) -> Result<(), HeldError> {
+        let record = Record { format: FORMAT.into(), site, signed: self.signed.clone() };
         let json = serde_json::to_vec(&record).expect("plain data serialises");
         let path = path(state);
-        files::write_whole(&path, &[&json]).map_err(|source| HeldError::File { what: "write", path, source })?;
-        Ok(new)
+        files::write_whole(&path, &[&json]).map_err(|source| HeldError::File { what: "write", path, source })
     }
 
     /// Lays the schedule out anew when little is left of it, or the clock was moved out of it.
@@ -140,13 +140,18 @@ mod tests {
         format!("version = {version}\nzone = \"UTC\"\n[line]\nup = \"2 Mbit/s\"\n")
     }
 
+    fn take(signed: SignedPolicy, old: Option<&Held>, dir: &Path, now: Timestamp) -> Result<Held, HeldError> {
+        let held = Held::accept(signed, SITE, old, now)?;
+        held.store(SITE, dir).map(|()| held)
+    }
+
     #[test]
     fn only_newer_policies_of_this_site_and_key_are_taken_and_the_last_good_one_stays() {
         let dir = tempfile::tempdir().unwrap();
         let (key, other) = (PolicyKey::generate(), PolicyKey::generate());
         let (key, other) = (PolicyKey::read(&key).unwrap(), PolicyKey::read(&other).unwrap());
         let now = "2026-11-22T12:00:00Z".parse().unwrap();
-        let take = |signed, old: Option<&Held>| Held::take(signed, SITE, old, dir.path(), now);
+        let take = |signed, old: Option<&Held>| take(signed, old, dir.path(), now);
         assert!(Held::load(dir.path(), now).unwrap().is_none());
         let first = take(key.sign(SITE, document(3)), None).unwrap();
         assert!(take(key.sign(SITE, document(3)), Some(&first)).is_ok(), "the same again");
@@ -175,7 +180,7 @@ mod tests {
         let key = PolicyKey::generate();
         let key = PolicyKey::read(&key).unwrap();
         let now = "2026-11-22T12:00:00Z".parse().unwrap();
-        Held::take(key.sign(SITE, document(3)), SITE, None, dir.path(), now).unwrap();
+        take(key.sign(SITE, document(3)), None, dir.path(), now).unwrap();
         let file = path(dir.path());
         let text = std::fs::read_to_string(&file).unwrap();
         std::fs::write(&file, text.replace("2 Mbit/s", "9 Mbit/s")).unwrap();

@@ -1,6 +1,6 @@
 //! What people at the site ask for: a pause, which they always may, and a boost where the policy lets them. Both end by themselves.
 
-use super::{Line, counted, machine};
+use super::{Clocks, Line, State, clocks};
 use crate::journal::{Journal, JournalError};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ pub(super) struct Local {
 
 /// How it is kept over a restart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct LocalRecord {
+pub struct LocalRecord {
     /// 0: a pause.
     boost_bits: u64,
     from: i64,
@@ -54,10 +54,11 @@ pub enum LocalError {
 }
 
 impl LocalRecord {
-    /// As it holds after a restart, when `now` and the counting clock stand so.
-    pub(super) fn taken_up(self, now: Timestamp, counted: Duration) -> Option<Local> {
+    /// As it holds after a restart, when the trusted time and the counting clock stand so. Before the time is told all of it is left by the counting clock: the
+    /// machine's own clock, which may be years ahead, ends no pause.
+    pub(super) fn taken_up(self, now: Option<Timestamp>, counted: Duration) -> Option<Local> {
         let (from, until) = (Timestamp::from_second(self.from).ok()?, Timestamp::from_second(self.until).ok()?);
-        let left = Duration::try_from(until.duration_since(now)).ok()?.min(LONGEST);
+        let left = Duration::try_from(until.duration_since(now.unwrap_or(from))).ok()?.min(LONGEST);
         let bend = match self.boost_bits {
             0 => Bend::Pause,
             bits => Bend::Boost { rate: shaping::BitsPerSec::new(bits).into(), pierce: false },
@@ -82,8 +83,7 @@ impl Journal {
         Ok(self.read(super::records::LINE, b"local")?.unwrap_or_default())
     }
 
-    fn set_local(&self, local: &[Local]) -> Result<(), JournalError> {
-        let records: Vec<_> = local.iter().map(LocalRecord::of).collect();
+    fn set_local(&self, records: &[LocalRecord]) -> Result<(), JournalError> {
         self.put_all(super::records::LINE, &[(b"local".to_vec(), records)])
     }
 }
@@ -126,17 +126,31 @@ impl Line {
         if !(Duration::from_secs(60)..=LONGEST).contains(&lasts) {
             return Err(LocalError::Long(lasts.as_secs()));
         }
-        let counted = counted();
         let mut state = self.lock();
-        let from = state.clock.now(counted).unwrap_or_else(machine);
-        let until = from + SignedDuration::try_from(lasts).unwrap_or(SignedDuration::ZERO);
-        tracing::warn!(actor, reason, ?bend, %until, "the site bends the schedule");
-        let bend = Override { id: FIRST_ID, bend, from, until, volume: None, actor, reason };
-        let local = vec![Local { bend, ends: counted + lasts }];
-        self.0.journal.set_local(&local)?;
-        state.local = local; // one at a time: the last word counts
+        tracing::warn!(actor, reason, ?bend, ?lasts, "the site bends the schedule");
+        let local = state.bent(bend, lasts, actor, reason, clocks());
+        self.0.journal.set_local(&[LocalRecord::of(&local)])?;
+        let until = local.bend.until;
+        state.local = vec![local]; // one at a time: the last word counts
         drop(state);
         self.0.changed.notify_one();
         Ok(until)
+    }
+}
+
+impl State {
+    fn bent(&self, bend: Bend, lasts: Duration, actor: String, reason: String, clocks: Clocks) -> Local {
+        let from = self.known(clocks);
+        let until = from + SignedDuration::try_from(lasts).unwrap_or(SignedDuration::ZERO);
+        let bend = Override { id: FIRST_ID, bend, from, until, volume: None, actor, reason };
+        Local { bend, ends: clocks.counted + lasts }
+    }
+
+    /// The site bends the schedule from now on; returns what a restart needs of it. Rights and lengths are checked by [`Line`].
+    pub fn bend(&mut self, bend: Bend, lasts: Duration, clocks: Clocks) -> LocalRecord {
+        let local = self.bent(bend, lasts, String::new(), String::new(), clocks);
+        let record = LocalRecord::of(&local);
+        self.local = vec![local];
+        record
     }
 }

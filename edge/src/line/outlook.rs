@@ -1,11 +1,10 @@
 //! When what waits will have crossed, whether a deadline is met, and what would help: [`shaping::forecast`] with what this edge knows.
 
-use super::{Line, counted};
+use super::{Line, clocks};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use shaping::forecast::{EFFICIENCY, Outlook, Prospect, Work};
-use shaping::policy::{Override, QuotaUse};
 
 /// What becomes of a deadline, and what would help.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,9 +119,8 @@ impl Line {
     fn with_outlook<T>(&self, share: Option<f64>, act: impl FnOnce(Outlook<'_>) -> T) -> Result<T, NoAdvice> {
         let state = self.lock();
         let held = state.held.as_ref().ok_or(NoAdvice::NoPolicy)?;
-        let now = state.clock.now(counted()).ok_or(NoAdvice::NoTime)?;
-        let local: Vec<Override> = state.local.iter().map(|local| local.bend.clone()).collect();
-        let quotas: Vec<QuotaUse> = state.ledger.uses().collect();
+        let now = state.now(clocks().counted).ok_or(NoAdvice::NoTime)?;
+        let (local, quotas) = (state.bends(), state.quotas());
         Ok(act(Outlook {
             policy: &held.policy,
             schedule: &held.schedule,

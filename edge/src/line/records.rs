@@ -21,7 +21,7 @@ const KEPT_MINUTES: u32 = 400 * 24 * 60;
 
 /// The time as the gateway told it, for a restart of the daemon: the counting clock goes on until the machine is started anew.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Anchor {
+pub struct Anchor {
     /// Nanoseconds of Unix time.
     pub(super) time: i128,
     /// The counting clock then, in nanoseconds.

@@ -80,7 +80,7 @@ impl Flight {
             DataReply::From { offset } if offset <= len => offset,
             DataReply::Done => return Ok(Some(Event::Acknowledged(number))),
             DataReply::Refused(why) => return Ok(Some(Event::ParcelRefused(number, why))),
-            DataReply::From { .. } | DataReply::Joined => {
+            DataReply::From { .. } | DataReply::Joined | DataReply::Tested { .. } => {
                 let why = "the gateway asked for bytes beyond the parcel's end".into();
                 return Ok(Some(Event::ParcelRefused(number, Refusal::Internal(why))));
             }

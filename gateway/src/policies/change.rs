@@ -1,6 +1,7 @@
 //! What may be changed, and what comes of it. Pure: the policy in force and a change go in, the next version's document comes out.
 
 use super::document::{check_dates, parse};
+use super::edit::edited;
 use super::holidays::{Days, HolidaysError};
 use super::moment::{MomentError, later, resolve};
 use super::preview::PreviewError;
@@ -156,6 +157,7 @@ pub(super) fn apply(
     author: &Author,
     now: Timestamp,
 ) -> Result<Next, ChangeError> {
+    let written = current.map_or("", |row| row.document.as_str());
     let current = current.map(|row| Policy::parse(&row.document)).transpose()?;
     if let Change::Set { document } = change {
         return set(current, version, document, now);
@@ -189,11 +191,11 @@ pub(super) fn apply(
             LineChange::HolidaysImported { off: days.off.len() as u32, working: days.working.len() as u32 }
         }
     };
-    let document = checked(site, &policy, now)?;
+    let document = checked(site, written, &policy, now)?;
     Ok(Next { document, what: vec![what], kept: Vec::new() })
 }
 
-/// Another document, as it was written; only when something has to be added or dropped, written anew.
+/// Another document, as it was written but for what has to be added or dropped.
 fn set(current: Option<Policy>, version: u64, document: &str, now: Timestamp) -> Result<Next, ChangeError> {
     let (mut policy, text) = parse(document, version, now)?;
     let (mut kept, mut what) = (Vec::new(), vec![LineChange::PolicySet]);
@@ -224,7 +226,7 @@ fn set(current: Option<Policy>, version: u64, document: &str, now: Timestamp) ->
     let before = policy.overrides.len();
     policy.overrides.retain(|bend| bend.until > now);
     let as_written = kept.is_empty() && policy.overrides.len() == before;
-    let document = if as_written { text } else { parse(&policy.text(), version, now)?.1 };
+    let document = if as_written { text } else { parse(&edited(&text, &policy), version, now)?.1 };
     Ok(Next { document, what, kept })
 }
 
@@ -265,9 +267,9 @@ fn take(policy: &mut Policy, days: &Days) {
     }
 }
 
-/// The policy's document, read again: what is written is what was checked.
-fn checked(site: &str, policy: &Policy, now: Timestamp) -> Result<String, ChangeError> {
-    let text = policy.text();
+/// The policy's document in the words of the one before, read again: what is written is what was checked.
+fn checked(site: &str, written: &str, policy: &Policy, now: Timestamp) -> Result<String, ChangeError> {
+    let text = edited(written, policy);
     // Nobody has seen the lines of this text, so the error names the field alone.
     let read = Policy::parse(&text).map_err(|error| match error {
         PolicyError::Field { field, why, .. } => ChangeError::Invalid { site: site.into(), field, why },

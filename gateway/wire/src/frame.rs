@@ -5,7 +5,7 @@
 
 use crate::message::{
     DataReply, DataRequest, EnrolReply, EnrolRequest, FromEdge, FromGateway, MAX_FRAME, MAX_MARKS, MAX_MINUTES,
-    MAX_NAME,
+    MAX_NAME, MAX_SLOTS, MAX_TEST,
 };
 use crate::policy::MAX_DOCUMENT;
 use serde::{Serialize, de::DeserializeOwned};
@@ -213,7 +213,10 @@ impl Message for DataRequest {
     const NAME: &'static str = "data request";
 
     fn excess(&self) -> Option<&'static str> {
-        None
+        match self {
+            DataRequest::Test { len } if *len > MAX_TEST => Some("more than 16 MiB of padding"),
+            _ => None,
+        }
     }
 }
 
@@ -221,7 +224,10 @@ impl Message for DataReply {
     const NAME: &'static str = "data reply";
 
     fn excess(&self) -> Option<&'static str> {
-        None
+        match self {
+            DataReply::Tested { arrived } if arrived.len() > MAX_SLOTS => Some("more than 20 s of slots"),
+            _ => None,
+        }
     }
 }
 

@@ -349,7 +349,20 @@ pub enum DataRequest {
         /// BLAKE3 of the encoded bytes: the name under which a part of it may be resumed.
         hash: [u8; 32],
     },
+    /// Padding follows, to find out what the line carries; the stream's end, or its reset, ends it. Answered by [`DataReply::Tested`]. A gateway that does
+    /// not know it gives the stream up. Since version 2.
+    Test {
+        /// Bytes that follow at most, up to [`MAX_TEST`]; 0: the answer's time is all that is wanted.
+        len: u64,
+    },
 }
+
+/// Bytes of padding of one test of a line at most.
+pub const MAX_TEST: u64 = 16 << 20;
+/// Slots of one [`DataReply::Tested`] at most: 20 s.
+pub const MAX_SLOTS: usize = 400;
+/// Milliseconds of one slot: twelve full packets at 3 Mbit/s.
+pub const SLOT_MILLIS: u64 = 50;
 
 /// What the gateway answers on a parcel's stream.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -365,6 +378,11 @@ pub enum DataReply {
     Done,
     /// It is not.
     Refused(Refusal),
+    /// What arrived of [`DataRequest::Test`]: bytes in each slot of [`SLOT_MILLIS`] since the first byte, at most [`MAX_SLOTS`]. Since version 2.
+    Tested {
+        /// Bytes by slot.
+        arrived: Vec<u32>,
+    },
 }
 
 /// What an edge without a certificate says on an enrolment connection.

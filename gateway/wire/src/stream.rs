@@ -193,13 +193,23 @@ impl FrameReader {
         if rest.is_empty() { self.piece().await } else { Ok(Some(rest.into())) }
     }
 
+    /// The next bytes in the order in which they arrive, each once, at most 16 KiB; `None` at the end. After it only this may be called. Cancel-safe.
+    pub async fn raw_as_it_comes(&mut self) -> Result<Option<Bytes>, StreamError> {
+        let rest = self.decoder.take_rest();
+        if rest.is_empty() { self.chunk(false).await } else { Ok(Some(rest.into())) }
+    }
+
     /// Tells the peer that nothing more of this stream is wanted.
     pub fn stop(&mut self) {
         let _already_ended = self.stream.stop(VarInt::from_u32(CloseCode::Protocol.number()));
     }
 
     async fn piece(&mut self) -> Result<Option<Bytes>, StreamError> {
-        let chunk = self.stream.read_chunk(PIECE, true).await.map_err(|error| match error {
+        self.chunk(true).await
+    }
+
+    async fn chunk(&mut self, in_order: bool) -> Result<Option<Bytes>, StreamError> {
+        let chunk = self.stream.read_chunk(PIECE, in_order).await.map_err(|error| match error {
             quinn::ReadError::Reset(code) => StreamError::Stopped(code.into_inner()),
             quinn::ReadError::ConnectionLost(error) => StreamError::Ended(ended(&error)),
             other => StreamError::Ended(Ended::Transport(other.to_string())),

@@ -196,6 +196,8 @@ fn parcels_and_enrolments_keep_their_bytes() {
     let (requests, replies) = data();
     check("v1/data-request", requests);
     check("v1/data-reply", replies);
+    check("v2/data-request", vec![("test", DataRequest::Test { len: 1_200_000 })]);
+    check("v2/data-reply", vec![("tested", DataReply::Tested { arrived: vec![0, 10_000, 12_500] })]);
     let (requests, replies) = enrolment();
     check("v1/enrol-request", requests);
     check("v1/enrol-reply", replies);

@@ -12,6 +12,7 @@ mod damage;
 mod garbage;
 mod identity;
 mod line;
+mod line_test;
 mod policy;
 mod room;
 mod scheduler;

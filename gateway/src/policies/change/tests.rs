@@ -147,3 +147,66 @@ fn every_refusal_says_what_is_wrong_and_what_to_do() {
     assert!(why(Some(&one), &Change::Bend(endless)).contains("say when by --until, or how long by --for"));
     assert!(why(Some(&one), &bend(Bend::Pause, "soon")).contains("`soon` is no time"));
 }
+
+/// A document as its owner wrote it, with a word on every part that other changes touch.
+const COMMENTED: &str = r#"# the line of branch 1
+version = 1 # counted by the gateway
+zone = "Asia/Shanghai"
+
+[line] # rented from CT
+up = "2 Mbit/s"   # see the contract
+
+[grid]
+mon-fri = "00:00 closed" # they work
+
+[holidays] # by the State Council
+off = [
+  "2026-10-01 National Day", # agreed in May
+]
+
+# the auditors are here
+[[overrides]]
+id = 900
+bend = "pause"
+from = "2026-11-23T10:00:00Z"
+until = "2026-11-24T10:00:00Z" # noon would do
+actor = "wu"
+reason = "audit"
+
+[clock]
+holdover = "7 days" # since the flood
+# the end
+"#;
+
+#[test]
+fn comments_survive_every_kind_of_change() {
+    let (one, _) = step(None, &Change::Set { document: COMMENTED.into() }).unwrap();
+    let words: Vec<&str> = COMMENTED.lines().filter_map(|line| line.split_once('#').map(|(_, word)| word)).collect();
+    let holidays = Change::Holidays(Days {
+        off: [(date(2027, 1, 1), "New Year".to_owned())].into(),
+        working: [date(2026, 12, 26)].into(),
+    });
+    let (held, _) = step(Some(&one), &Change::Hold).unwrap();
+    let (bent, _) = step(Some(&one), &bend(Bend::Pause, "21:00")).unwrap();
+    let changes = [
+        ("override add", &one, bend(Bend::Boost { rate: "1 Mbit/s".parse().unwrap(), pierce: true }, "21:00")),
+        ("override end", &bent, Change::EndOverride { id: 901 }),
+        ("hold", &one, Change::Hold),
+        ("release", &held, Change::Release),
+        ("holidays", &one, holidays),
+        // What stays in force although it is not named is added to the new text too.
+        ("set", &held, Change::Set { document: COMMENTED.into() }),
+    ];
+    for (what, from, change) in changes {
+        let (row, _) = step(Some(from), &change).unwrap();
+        for word in &words {
+            assert!(row.document.contains(word), "{what} lost `#{word}`:\n{}", row.document);
+        }
+        assert!(row.document.contains(&format!("version = {} # counted", row.version)), "{what}:\n{}", row.document);
+    }
+    // A pause that has ended goes with the comments on it, and nothing else does.
+    let days_later = now() + jiff::SignedDuration::from_hours(48);
+    let next = apply("b1", Some(&one), 2, &Change::Hold, &author(), days_later).unwrap();
+    let lost: Vec<&&str> = words.iter().filter(|word| !next.document.contains(**word)).collect();
+    assert_eq!(lost, [&" the auditors are here", &" noon would do"]);
+}

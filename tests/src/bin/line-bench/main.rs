@@ -5,6 +5,8 @@
 //!   ends       the gateway and the branch's services at both ends; replication over the shaped socket
 //!   foreground the branch's own traffic: transactions, a greedy upload, voice
 //!   keeping    conformance, use, the window's end, changes of the rate, what a datagram costs
+//!   decided    decide() timed; quotas over kills, grants among 500 edges and a year of a site, simulated
+//!   telemetry  what an edge without work spends
 //!   polite     what the branch's own traffic loses beside replication, and what replication gets
 //! ```
 //!
@@ -12,10 +14,12 @@
 //! namespaces.
 #![allow(clippy::disallowed_methods, reason = "a measurement of real time")]
 
+mod decided;
 mod ends;
 mod foreground;
 mod keeping;
 mod polite;
+mod telemetry;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -32,7 +36,7 @@ struct Args {
     /// a smoke run: seconds instead of minutes, too short for stable figures
     #[arg(long)]
     quick: bool,
-    /// only these parts: keeping, transactions, upload, voice; may be repeated
+    /// only these parts: decided, telemetry, keeping, transactions, transactions-above, upload, voice; may be repeated
     #[arg(long)]
     only: Vec<String>,
 }
@@ -84,11 +88,13 @@ struct Part {
     rows: fn(bool) -> Result<Vec<Row>>,
 }
 
-static PARTS: [Part; 6] = [
+static PARTS: [Part; 8] = [
+    Part { name: "decided", alone: true, rows: decided::rows },
     Part { name: "keeping", alone: true, rows: keeping::rows },
     Part { name: "voice", alone: true, rows: polite::voice },
     Part { name: "transactions", alone: false, rows: |quick| polite::transactions(quick, 1_600, (10.0, 15.0)) },
-    Part { name: "transactions", alone: false, rows: |quick| polite::transactions(quick, 2_500, (12.0, 20.0)) },
+    Part { name: "telemetry", alone: false, rows: telemetry::rows },
+    Part { name: "transactions-above", alone: false, rows: |quick| polite::transactions(quick, 2_500, (12.0, 20.0)) },
     Part { name: "upload", alone: false, rows: |quick| polite::upload(quick, 1_600) },
     Part { name: "upload", alone: false, rows: |quick| polite::upload(quick, 2_500) },
 ];
