@@ -272,8 +272,8 @@ pub const QUOTAS: &str = "version = 1\nzone = \"Asia/Shanghai\"\n[line]\nup = \"
 pub const DATAGRAM: u64 = 1_500;
 /// Bytes per second of the line of [`kills`], and of one claim on it: five seconds.
 const KILLS_RATE: u64 = 100_000;
-/// What one kill there may lose: a claim is made when less than half of the one before is left, so a whole one and a half.
-pub const KILLS_BLOCK: u64 = 5 * KILLS_RATE * 3 / 2;
+/// What one kill there may lose: one claim.
+pub const KILLS_BLOCK: u64 = 5 * KILLS_RATE;
 
 /// What came of [`kills`].
 #[derive(Clone, Debug, Default)]
