@@ -58,7 +58,7 @@ pub use meter::{Meter, MeterReading, header_bytes};
 pub use shaper::{Departure, Shaper, ShaperOptions};
 pub use socket::{Role, ShapedSocket, bind, endpoint};
 pub use transport::{
-    GATEWAY_WINDOW, edge_control_transport, edge_data_transport, endpoint_config, gateway_transport, largest_datagram,
-    send_window,
+    GATEWAY_WINDOW, NEWCOMER_WINDOW, edge_control_transport, edge_data_transport, endpoint_config, gateway_transport,
+    largest_datagram, send_window,
 };
 pub use units::{BitsPerSec, ParseRateError, Rate};

@@ -121,6 +121,11 @@ impl Shaper {
         }
     }
 
+    /// Whether that is so.
+    pub fn is_silent(&self) -> bool {
+        self.lock().silent
+    }
+
     /// How many bytes may leave since the line was made, data and control together; None: any number. The last datagram may go beyond it.
     pub fn set_budget(&self, budget: Option<u64>) {
         let mut state = self.lock();

@@ -66,8 +66,8 @@ const SEND_WINDOW_FAST: u64 = 16 << 20;
 const GATEWAY_STREAM_WINDOW: u32 = 4 << 20;
 /// What an edge may have under way to the gateway before it is read, bytes: bounds memory per connection.
 pub const GATEWAY_WINDOW: u32 = 6 << 20;
-/// The same for somebody whose session has not been joined yet. A message of 256 KiB, the longest, fits.
-const NEWCOMER_WINDOW: u32 = 256 << 10;
+/// The same for a connection of which it is not known yet whose it is, bytes. A message of 256 KiB, the longest, fits.
+pub const NEWCOMER_WINDOW: u32 = 256 << 10;
 /// The same towards the edge.
 const EDGE_WINDOW: u32 = 1 << 20;
 /// Streams that a peer may have open at once.
