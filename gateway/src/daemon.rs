@@ -3,6 +3,7 @@
 use crate::admin::{Admin, socket};
 use crate::ca::CaError;
 use crate::config::{Config, defaults};
+use crate::downlink::{self, Downlinks};
 use crate::files::FileError;
 use crate::incoming::Incoming;
 use crate::ingest::Pool;
@@ -13,11 +14,11 @@ use crate::state::{State, StateError};
 use crate::workers::{self, Board};
 use dedupe::GenerationId;
 use monitoring::{Health, MetricError, Registry, ServeError};
-use quinn::Endpoint;
+use quinn::{Endpoint, ServerConfig};
 use shaping::{Rate, Role, Shaper};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -97,14 +98,19 @@ impl Daemon {
             Some(address) => Some(monitoring::bind(address).await?),
             None => None,
         };
-        let endpoints = listen(&config, &state, &shaper)?;
+        let (endpoints, listening_with) = listen(&config, &state, &shaper)?;
         let addresses: Vec<SocketAddr> = endpoints.iter().filter_map(|endpoint| endpoint.local_addr().ok()).collect();
         let announced = announce(&config, &state, &addresses)?;
         let incoming = Incoming::new(state.folder().join("incoming"));
         let (enrolments, renewals) = server::limiters();
         let tasks = TaskTracker::new();
         let gateway = Arc::new(Gateway {
-            live: Arc::new(Live::new(metrics.clone(), announced.clone(), tasks.clone())),
+            live: Arc::new(Live::new(
+                metrics.clone(),
+                announced.clone(),
+                tasks.clone(),
+                Downlinks::new(registry.clone()),
+            )),
             pool: Pool::new(config.decode_workers, incoming, metrics.clone()),
             state,
             metrics,
@@ -114,6 +120,7 @@ impl Daemon {
             announced,
             reserve: config.reserve,
             ingress: config.ingress,
+            listening: RwLock::new(Arc::new(listening_with)),
             enrolments,
             renewals,
         });
@@ -134,6 +141,7 @@ impl Daemon {
         gateway.tasks.spawn(socket::serve(listener, admin.clone(), gateway.tasks.clone(), gateway.stop.clone()));
         stores.ok();
         workers::start(&gateway, &board, &endpoints, (config.retention, config.ingress), stores);
+        gateway.tasks.spawn(downlink::run(gateway.clone()));
         for endpoint in &endpoints {
             gateway.tasks.spawn(server::accept(gateway.clone(), endpoint.clone()));
         }
@@ -193,7 +201,7 @@ impl Drop for Daemon {
     }
 }
 
-fn listen(config: &Config, state: &State, shaper: &Shaper) -> Result<Vec<Endpoint>, StartError> {
+fn listen(config: &Config, state: &State, shaper: &Shaper) -> Result<(Vec<Endpoint>, ServerConfig), StartError> {
     let certificate = state.authorities().server_certificate(state.now()).map_err(CaError::from)?;
     let server = server::server_config(state, &certificate)?;
     let mut endpoint_config = shaping::endpoint_config();
@@ -203,7 +211,8 @@ fn listen(config: &Config, state: &State, shaper: &Shaper) -> Result<Vec<Endpoin
         let socket = shaping::bind(*address, Role::Gateway, shaper).map_err(failed)?;
         shaping::endpoint(socket, endpoint_config.clone(), Some(server.clone())).map_err(failed)
     };
-    config.listen.iter().map(listen).collect()
+    let endpoints: Result<Vec<Endpoint>, StartError> = config.listen.iter().map(listen).collect();
+    Ok((endpoints?, server))
 }
 
 /// What edges are told to dial; kept, so that tokens can be made while no daemon runs.

@@ -1,5 +1,6 @@
 //! A data connection: joins its session, then carries one parcel per stream.
 
+use crate::brake::Brake;
 use crate::incoming::{Announced, Part, has_room};
 use crate::ingest::{AHEAD, Receiving, file_refusal, finish};
 use crate::live::LiveSession;
@@ -33,7 +34,7 @@ enum Stop {
 /// Runs one data connection to its end.
 pub(crate) async fn run(
     gateway: Arc<Gateway>,
-    connection: Connection,
+    (connection, line): (Connection, shaping::Peer),
     peer: PeerIdentity,
     (mut writer, mut reader): (FrameWriter, FrameReader),
 ) {
@@ -45,7 +46,7 @@ pub(crate) async fn run(
     let Some(session) = session.filter(|session| session.tenant.id == peer.bearer.tenant) else {
         return stream::close(&connection, CloseCode::Protocol, "there is no control session of this number and site");
     };
-    session.join(connection.clone());
+    session.join(connection.clone(), &line);
     if writer.send(&DataReply::Joined).await.is_err() {
         return;
     }
@@ -135,7 +136,7 @@ async fn receive(
     if announced.number - due > AHEAD {
         return Err(Stop::Refuse(Refusal::OutOfOrder { want: due, got: announced.number }));
     }
-    let part = arrive(gateway, announced, &receiving, writer, reader).await?;
+    let part = arrive(gateway, announced, (&receiving, &session.brake), writer, reader).await?;
     if session.tenant.has_failed() {
         return Err(Stop::Refuse(Refusal::Internal("the tenant's store is being opened anew".into())));
     }
@@ -148,7 +149,7 @@ async fn receive(
 async fn arrive(
     gateway: &Gateway,
     announced: Announced,
-    receiving: &Receiving,
+    (receiving, brake): (&Receiving, &Brake),
     writer: &mut FrameWriter,
     reader: &mut FrameReader,
 ) -> Result<Part, Stop> {
@@ -167,7 +168,7 @@ async fn arrive(
     let mut part = finish(tokio::task::spawn_blocking(open).await).map_err(Stop::Refuse)?;
     send(writer, &DataReply::From { offset: part.offset() }).await?;
     loop {
-        let (batch, ended) = gather(reader, announced.len - part.offset()).await?;
+        let (batch, ended) = gather(reader, brake, announced.len - part.offset()).await?;
         let gone = matches!(ended, Some(Err(())));
         let last = ended.is_some();
         let write = move || {
@@ -190,10 +191,15 @@ async fn arrive(
 }
 
 /// The next bytes, at most `room`, and how the stream ended if it has: well, or because the edge is gone.
-async fn gather(reader: &mut FrameReader, room: u64) -> Result<(Vec<u8>, Option<Result<(), ()>>), Stop> {
+async fn gather(reader: &mut FrameReader, brake: &Brake, room: u64) -> Result<(Vec<u8>, Option<Result<(), ()>>), Stop> {
     let mut batch = Vec::new();
     while batch.len() < BATCH {
-        match reader.raw().await {
+        brake.pass().await;
+        let piece = reader.raw().await;
+        if let Ok(Some(bytes)) = &piece {
+            brake.paid(bytes.len() as u64);
+        }
+        match piece {
             Ok(Some(bytes)) if batch.len() as u64 + bytes.len() as u64 > room => {
                 return Err(Stop::Refuse(Refusal::Protocol("more bytes came than the parcel has".into())));
             }

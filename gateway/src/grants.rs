@@ -2,9 +2,10 @@
 //! every few seconds for [`shaping::grants::GRANT`].
 //!
 //! An edge without work is dealt a small start, so that what it begins between two deals stays within the cap; with the next deal it has its share. An
-//! edge that hears nothing any more goes on by its policy alone.
+//! edge that hears nothing any more goes on by its policy alone. One that sends a quarter more than it was granted is braked, see `brake`.
 
 use crate::live::Live;
+use crate::metrics::Metrics;
 use crate::policies::timestamp;
 use crate::state::State;
 use dedupe::SiteId;
@@ -12,18 +13,27 @@ use shaping::grants::{Ask, GRANT, share};
 use shaping::policy::{ClockTrust, Policy, Situation, decide};
 use shaping::{BitsPerSec, Rate};
 use std::collections::HashMap;
+use std::time::Duration;
+use tokio::time::Instant;
 use wire::message::FromGateway;
 
 /// How often the line is dealt out: three grants within the time of one, so that two may get lost.
-pub(crate) const DEAL_EVERY: std::time::Duration = std::time::Duration::from_secs(5);
+pub(crate) const DEAL_EVERY: Duration = Duration::from_secs(5);
 /// What an edge without work may begin with, bits per second; less where many share little.
 const START: u64 = 64_000;
 /// How long the start of an edge without work holds, and after how many deals it is told again: three times within it. Each grant costs 117 bytes of the
 /// edge's line, with every deal that made 1.4 kB a minute; what an edge begins is dealt for at once.
-const IDLE: std::time::Duration = std::time::Duration::from_secs(180);
+const IDLE: Duration = Duration::from_secs(180);
 const IDLE_DEALS: u32 = 12;
-/// More than its grant by so much, and a site is named: bursts and what was on its way at a change.
+/// More than its grant by so much, and a site is named and braked: bursts and what was on its way at a change.
 const OVERSPEED: f64 = 1.25;
+/// Who is braked and reads more than this share of its grant, in bytes of parcels alone, still has more waiting than it may send. Headers are 4 %
+/// of what an edge on a line sends.
+const PRESSES: f64 = 0.98;
+/// Times in a row, of `DEAL_EVERY` each, that a site keeps to its grant before it is let go.
+const QUIET: u32 = 3;
+/// Deals that come sooner than this after the last judgement pass none.
+const JUDGE_AFTER: Duration = Duration::from_secs(4);
 
 /// One connected edge at a deal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,54 +65,135 @@ pub(crate) fn first(cap: BitsPerSec) -> FromGateway {
     FromGateway::Grant { bits: START.min(cap.bits() / 4), millis: IDLE.as_millis() as u32 }
 }
 
-/// Deals the line out again and again.
+/// Deals the line out again and again, and brakes those who take more than they were dealt.
 #[derive(Debug, Default)]
 pub(crate) struct Dealer {
-    /// By site: bits granted at the last deal, and payload bytes that had come by then.
-    last: HashMap<SiteId, (u64, u64)>,
     /// Edges without work: what they were told, and how many deals ago.
     idle: HashMap<SiteId, (u64, u32)>,
+    accounts: HashMap<SiteId, Account>,
+    /// When the accounts were closed last.
+    closed: Option<Instant>,
+}
+
+/// What a site was granted and what came of it since the accounts were closed last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Account {
+    /// The most that was granted in that time and at its beginning, bits per second.
+    granted: u64,
+    /// What had come by then, bytes.
+    received: u64,
+    /// Of that what had been read as parcels, bytes.
+    read: u64,
+    /// It is read no faster than its grant; how many times in a row it has kept to that by itself since.
+    braked: Option<u32>,
+}
+
+/// What becomes of a site when its account is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Free,
+    /// It was too fast, or it is braked and has not kept to its grant for long enough.
+    Braked {
+        quiet: u32,
+    },
+}
+
+/// Judges a site that was granted `granted` bits per second for `time`; in that time `received` bytes came and `read` bytes of parcels were read.
+///
+/// Whoever is braked and still pushes takes all that is read. Who keeps to its grant leaves a part, if only for headers.
+fn judge(braked: Option<u32>, granted: u64, time: Duration, received: u64, read: u64) -> Verdict {
+    let of = |bytes: u64| bytes as f64 * 8.0 / time.as_secs_f64();
+    // Below the start nobody is judged: handshakes and questions come in bursts.
+    let granted = granted.max(START) as f64;
+    let quiet = match braked {
+        None if of(received) <= granted * OVERSPEED => return Verdict::Free,
+        None => 0,
+        Some(_) if of(received) > granted * OVERSPEED || of(read) > granted * PRESSES => 0,
+        Some(quiet) => quiet + 1,
+    };
+    if quiet >= QUIET { Verdict::Free } else { Verdict::Braked { quiet } }
 }
 
 impl Dealer {
     /// One deal; returns what was done, for people. Blocks; must be called within the runtime.
-    pub(crate) fn deal(&mut self, state: &State, live: &Live, cap: BitsPerSec) -> String {
-        let mut edges = Vec::new();
-        let mut fast = Vec::new();
-        let mut seen = HashMap::new();
-        for (site, works, received) in live.arriving() {
-            if let Some((granted, before)) = self.last.get(&site) {
-                let bits = received.saturating_sub(*before) as f64 * 8.0 / DEAL_EVERY.as_secs_f64();
-                // Below the start nobody is told: handshakes and questions come in bursts.
-                if bits > (*granted).max(START) as f64 * OVERSPEED {
-                    fast.push(site);
-                    tracing::warn!(%site, bits = bits as u64, granted, "the edge sends faster than it was granted");
-                }
-            }
-            seen.insert(site, received);
-            edges.push(Candidate { site, may: may(state, site, cap), works });
-        }
+    pub(crate) fn deal(&mut self, state: &State, live: &Live, metrics: &Metrics, cap: BitsPerSec) -> String {
+        let arriving = live.arriving();
+        self.close_accounts(&arriving, live, metrics);
+        let of = |(site, works, _): &(SiteId, bool, u64)| Candidate {
+            site: *site,
+            may: may(state, *site, cap),
+            works: *works,
+        };
+        let edges: Vec<Candidate> = arriving.iter().map(of).collect();
         let shares = deal(cap.bits(), &edges);
-        for (edge, bits) in edges.iter().zip(&shares) {
+        for ((edge, bits), (.., received)) in edges.iter().zip(&shares).zip(&arriving) {
             if let Some(lasts) = self.due(edge, *bits) {
                 live.tell(edge.site, FromGateway::Grant { bits: *bits, millis: lasts.as_millis() as u32 });
             }
+            let read = live.brake_of(edge.site).read();
+            let new = Account { received: *received, read, ..Account::default() };
+            let account = self.accounts.entry(edge.site).or_insert(new);
+            account.granted = account.granted.max(*bits);
+            if account.braked.is_some() {
+                live.brake(edge.site, Some(BitsPerSec::new((*bits).max(START))));
+            }
         }
-        self.idle.retain(|site, _| seen.contains_key(site));
-        self.last = edges.iter().zip(&shares).map(|(edge, bits)| (edge.site, (*bits, seen[&edge.site]))).collect();
+        self.idle.retain(|site, _| arriving.iter().any(|(connected, ..)| connected == site));
         let working = edges.iter().filter(|edge| edge.works).count();
+        let braked = self.accounts.values().filter(|account| account.braked.is_some()).count();
+        metrics.braked.set(braked as i64);
         let dealt = BitsPerSec::new(shares.iter().sum());
         format!(
-            "dealt {dealt} of {cap} to {working} edges with work and {} without; {} too fast",
-            edges.len() - working,
-            fast.len()
+            "dealt {dealt} of {cap} to {working} edges with work and {} without; {braked} too fast and braked",
+            edges.len() - working
         )
+    }
+
+    /// Judges everybody, once in a while: a deal that came early because work began says too little. Who is away keeps its brake.
+    fn close_accounts(&mut self, arriving: &[(SiteId, bool, u64)], live: &Live, metrics: &Metrics) {
+        let now = Instant::now();
+        let time = self.closed.map(|closed| now - closed);
+        if time.is_some_and(|time| time < JUDGE_AFTER) {
+            return;
+        }
+        self.closed = Some(now);
+        let mut accounts = HashMap::new();
+        for (site, _, received) in arriving {
+            let read = live.brake_of(*site).read();
+            let before = self.accounts.remove(site);
+            let mut braked = before.and_then(|account| account.braked);
+            if let (Some(before), Some(time)) = (before, time) {
+                let got = received.saturating_sub(before.received);
+                let verdict = judge(braked, before.granted, time, got, read - before.read);
+                let bits = (got as f64 * 8.0 / time.as_secs_f64()) as u64;
+                match (verdict, braked) {
+                    (Verdict::Braked { .. }, None) => {
+                        tracing::warn!(%site, bits, granted = before.granted, "the edge sends faster than it was granted; it is read no faster than that from now on");
+                        metrics.brakes.inc();
+                    }
+                    (Verdict::Free, Some(_)) => {
+                        tracing::info!(%site, "the edge keeps to its grants again; it is read as it comes")
+                    }
+                    _ => {}
+                }
+                braked = match verdict {
+                    Verdict::Free => None,
+                    Verdict::Braked { quiet } => Some(quiet),
+                };
+            }
+            if braked.is_none() {
+                live.brake(*site, None); // also where it was already: its window may not be whole yet
+            }
+            accounts.insert(*site, Account { granted: 0, received: *received, read, braked });
+        }
+        accounts.extend(self.accounts.drain().filter(|(_, account)| account.braked.is_some()));
+        self.accounts = accounts;
     }
 }
 
 impl Dealer {
     /// For how long an edge is told its grant now; `None`: what it was told holds.
-    fn due(&mut self, edge: &Candidate, bits: u64) -> Option<std::time::Duration> {
+    fn due(&mut self, edge: &Candidate, bits: u64) -> Option<Duration> {
         if edge.works {
             self.idle.remove(&edge.site);
             return Some(GRANT);
@@ -158,6 +249,21 @@ mod tests {
         assert_eq!(told(&idle, 32_000), Some(IDLE), "another start");
         assert_eq!((told(&works, 9_000_000), told(&works, 9_000_000)), (Some(GRANT), Some(GRANT)));
         assert_eq!(told(&idle, 32_000), Some(IDLE), "its work is done");
+    }
+
+    #[test]
+    fn who_is_too_fast_is_braked_until_it_has_kept_to_its_grant_three_times() {
+        let five = Duration::from_secs(5);
+        let mbit = |mbit: f64| (mbit * 1e6 / 8.0 * 5.0) as u64;
+        let judge = |braked, received, read| judge(braked, 1_000_000, five, mbit(received), mbit(read));
+        assert_eq!(judge(None, 1.25, 1.2), Verdict::Free);
+        assert_eq!(judge(None, 1.26, 1.2), Verdict::Braked { quiet: 0 });
+        assert_eq!(judge(Some(0), 3.0, 0.9), Verdict::Braked { quiet: 0 }, "what it was promised still comes");
+        assert_eq!(judge(Some(2), 1.0, 0.99), Verdict::Braked { quiet: 0 }, "it takes all that is read");
+        assert_eq!(judge(Some(0), 1.0, 0.96), Verdict::Braked { quiet: 1 });
+        assert_eq!(judge(Some(1), 1.0, 0.96), Verdict::Braked { quiet: 2 });
+        assert_eq!(judge(Some(2), 1.0, 0.96), Verdict::Free);
+        assert_eq!(super::judge(None, 0, five, 45_000, 0), Verdict::Free, "handshakes and questions");
     }
 
     /// 500 edges whose work and policies change from deal to deal.

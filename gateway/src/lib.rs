@@ -4,6 +4,8 @@
 //!   server ── accepts ──► session   control connections, one per site      live: who is connected
 //!                    ├──► data      parcels ──► incoming (parts on disk) ──► ingest (sized pool) ──► dedupe::Store
 //!                    └──► enrol     tokens ──► catalogue, ca
+//!   downlink                        the lines to the sites, at what their policies say
+//!   grants, brake                   the gateway's own line among its edges; who takes more than its share is read no faster
 //!   policies                        what lines may be used for, signed for their edges, and the evidence of what they were used for
 //!   rehydrate                       a generation ──► a file or block device
 //!   admin                           one request enum, handled in one place, over a socket or in the command's own process
@@ -12,11 +14,13 @@
 
 pub mod admin;
 pub mod backup;
+mod brake;
 pub mod ca;
 pub mod catalogue;
 pub mod config;
 pub mod daemon;
 mod data;
+mod downlink;
 pub mod enrol;
 pub mod files;
 mod grants;

@@ -1,12 +1,15 @@
 //! The control sessions that are open now: one per site, found by site or by number.
 
+use crate::brake::Brake;
+use crate::downlink::Downlinks;
 use crate::ingest::Receiving;
 use crate::metrics::Metrics;
 use crate::repairs::Question;
 use crate::state::TenantStore;
 use dedupe::{GenerationId, SiteId, TenantId};
-use quinn::Connection;
+use quinn::{Connection, VarInt};
 use serde::{Deserialize, Serialize};
+use shaping::{BitsPerSec, Class, Peer, Shaper};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -57,6 +60,10 @@ pub struct Live {
     /// What edges are told, and what a session is asked with whether it lives.
     announced: Vec<String>,
     tasks: TaskTracker,
+    /// The lines to the sites.
+    down: Downlinks,
+    /// How sites are read, for those that had a session since the daemon's start.
+    brakes: Mutex<HashMap<SiteId, Arc<Brake>>>,
 }
 
 /// One open control session and the data connection that belongs to it.
@@ -76,6 +83,12 @@ pub struct LiveSession {
     pub(crate) software: String,
     control: Connection,
     data: Mutex<Option<Connection>>,
+    /// What it may be sent; shared by both connections.
+    line: Shaper,
+    /// The send window that was set last, and for which data connection: setting it wakes the connection.
+    fitted: Mutex<Option<(usize, u64)>>,
+    /// How fast its parcels are read.
+    pub(crate) brake: Arc<Brake>,
     commands: mpsc::Sender<Command>,
     receiving: Mutex<HashMap<GenerationId, Arc<Receiving>>>,
     status: Mutex<EdgeStatus>,
@@ -92,12 +105,38 @@ pub(crate) struct Newcomer {
     pub(crate) version: Version,
     pub(crate) software: String,
     pub(crate) control: Connection,
+    pub(crate) line: Shaper,
     pub(crate) commands: mpsc::Sender<Command>,
 }
 
 impl Live {
-    pub(crate) fn new(metrics: Arc<Metrics>, announced: Vec<String>, tasks: TaskTracker) -> Live {
-        Live { sessions: Mutex::default(), metrics, announced, tasks }
+    pub(crate) fn new(metrics: Arc<Metrics>, announced: Vec<String>, tasks: TaskTracker, down: Downlinks) -> Live {
+        Live { sessions: Mutex::default(), metrics, announced, tasks, down, brakes: Mutex::default() }
+    }
+
+    /// The lines to the sites.
+    pub(crate) fn down(&self) -> &Downlinks {
+        &self.down
+    }
+
+    /// Lets each data connection hold as much for sending as the line to its site can use.
+    pub(crate) fn fit_windows(&self) {
+        let sessions: Vec<Arc<LiveSession>> = self.lock().values().cloned().collect();
+        sessions.iter().for_each(|session| session.fit_window());
+    }
+
+    /// How a site is read.
+    pub(crate) fn brake_of(&self, site: SiteId) -> Arc<Brake> {
+        let mut brakes = self.brakes.lock().expect("no thread panics while it looks up a brake");
+        brakes.entry(site).or_default().clone()
+    }
+
+    /// Reads a site no faster than this, or as it comes.
+    pub(crate) fn brake(&self, site: SiteId, rate: Option<BitsPerSec>) {
+        let window = self.brake_of(site).set(rate);
+        if let Some(session) = self.of_site(site) {
+            session.set_window(window);
+        }
     }
 
     /// Lets a newcomer in, in the place of an older session of the same run of the edge's daemon, or of one that is dead.
@@ -109,7 +148,8 @@ impl Live {
             tracing::warn!(site = %newcomer.site, "a second edge with the same identity was turned away: one of them is a copy");
             return Err(Refusal::Cloned);
         }
-        let session = Arc::new(LiveSession::new(newcomer));
+        let brake = self.brake_of(newcomer.site);
+        let session = Arc::new(LiveSession::new(newcomer, brake));
         if let Some(old) = self.lock().insert(session.site, session.clone()) {
             old.close(CloseCode::Replaced, "a newer connection of the same edge took its place");
         }
@@ -147,11 +187,12 @@ impl Live {
         self.lock().len()
     }
 
-    /// Each connected site: whether a generation of it is arriving, and payload bytes that came over its data connection.
+    /// Each connected site: whether a generation of it is arriving, and UDP payload that came over its data connections since the daemon's start.
     pub(crate) fn arriving(&self) -> Vec<(SiteId, bool, u64)> {
         let sessions: Vec<Arc<LiveSession>> = self.lock().values().cloned().collect();
         let of = |session: &Arc<LiveSession>| {
-            let received = session.lock_data().as_ref().map_or(0, |data| data.stats().udp_rx.bytes);
+            let current = session.lock_data().as_ref().map_or(0, |data| data.stats().udp_rx.bytes);
+            let received = current + session.brake.before();
             (session.site, !session.lock_receiving().is_empty(), received)
         };
         sessions.iter().map(of).collect()
@@ -180,9 +221,7 @@ impl Live {
     pub fn end(&self, site: SiteId, why: Refusal) {
         let Some(session) = self.of_site(site) else { return };
         session.lock_receiving().clear(); // no parcel that is still on its way is taken in
-        if let Some(data) = session.lock_data().take() {
-            stream::close(&data, code_of(&why), &why.to_string());
-        }
+        session.close_data(code_of(&why), &why.to_string());
         let _gone_or_busy = session.commands.try_send(Command::End(why.clone()));
         self.tasks.spawn(async move {
             let _heard = tokio::time::timeout(FAREWELL, session.control.closed()).await;
@@ -206,7 +245,7 @@ impl Live {
 }
 
 impl LiveSession {
-    fn new(newcomer: Newcomer) -> LiveSession {
+    fn new(newcomer: Newcomer, brake: Arc<Brake>) -> LiveSession {
         let mut number = [0; 8];
         getrandom::fill(&mut number).expect("the operating system has a random source");
         LiveSession {
@@ -218,6 +257,9 @@ impl LiveSession {
             version: newcomer.version,
             software: newcomer.software,
             control: newcomer.control,
+            line: newcomer.line,
+            fitted: Mutex::default(),
+            brake,
             data: Mutex::default(),
             commands: newcomer.commands,
             receiving: Mutex::default(),
@@ -243,10 +285,29 @@ impl LiveSession {
         tokio::time::timeout(PROBE, answered).await.unwrap_or(false)
     }
 
-    /// Joins a data connection; an older one is closed.
-    pub(crate) fn join(&self, data: Connection) {
-        if let Some(old) = self.lock_data().replace(data) {
-            stream::close(&old, CloseCode::Replaced, "a newer data connection took its place");
+    /// Joins a data connection, which draws on the site's line from now on; an older one is closed.
+    pub(crate) fn join(&self, data: Connection, peer: &Peer) {
+        peer.join(&self.line, Class::Data);
+        self.close_data(CloseCode::Replaced, "a newer data connection took its place");
+        let window = self.brake.connected();
+        *self.lock_data() = Some(data);
+        self.set_window(window);
+        self.fit_window();
+    }
+
+    fn set_window(&self, window: Option<u32>) {
+        if let (Some(data), Some(window)) = (self.lock_data().as_ref(), window) {
+            data.set_receive_window(VarInt::from_u32(window));
+        }
+    }
+
+    fn fit_window(&self) {
+        let window = shaping::send_window(self.line.effective_rate());
+        let mut fitted = self.fitted.lock().expect("no thread panics while it sets a window");
+        let data = self.lock_data();
+        if let Some(data) = data.as_ref().filter(|data| *fitted != Some((data.stable_id(), window))) {
+            data.set_send_window(window);
+            *fitted = Some((data.stable_id(), window));
         }
     }
 
@@ -303,6 +364,7 @@ impl LiveSession {
 
     fn close_data(&self, code: CloseCode, why: &str) {
         if let Some(data) = self.lock_data().take() {
+            self.brake.ended(data.stats().udp_rx.bytes);
             stream::close(&data, code, why);
         }
     }

@@ -15,6 +15,10 @@ const INGEST_SECONDS: [f64; 10] = [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 
 pub struct Metrics {
     /// Sites with a control session.
     pub sites: IntGauge,
+    /// Sites that are read no faster than they were granted.
+    pub braked: IntGauge,
+    /// How often one began to be.
+    pub brakes: IntCounter,
     /// Parcels taken in.
     pub parcels: IntCounter,
     /// Their bytes as they came.
@@ -52,6 +56,14 @@ impl Metrics {
         }
         Ok(Arc::new(Metrics {
             sites: registry.gauge("sluice_gateway_sites_connected", "Sites with a control session.")?,
+            braked: registry.gauge(
+                "sluice_gateway_sites_braked",
+                "Sites that sent faster than they were granted and are read no faster than that.",
+            )?,
+            brakes: registry.counter(
+                "sluice_gateway_brakes_total",
+                "How often a site began to be read no faster than it was granted.",
+            )?,
             parcels: registry.counter("sluice_gateway_parcels_total", "Parcels decoded, verified and stored.")?,
             parcel_bytes: registry
                 .counter("sluice_gateway_parcel_bytes_total", "Bytes of those parcels as they came.")?,

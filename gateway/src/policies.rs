@@ -153,6 +153,9 @@ pub fn change(
     let changed = made.into_iter().zip(notes).zip(sites).map(|((row, (what, kept)), site)| {
         tracing::info!(site = %site.name, version = row.version, actor = author.actor, reason = author.reason, what, "policy changed");
         let version = row.version;
+        if let Some(live) = live {
+            live.down().ruled(site.id, &row, now);
+        }
         let told = live.map_or(Told::Away, |live| live.tell(site.id, signed(state, site.id, row)));
         Changed { site: site.name.clone(), version, what, kept, told }
     });

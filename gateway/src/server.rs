@@ -11,7 +11,7 @@ use governor::state::keyed::DefaultKeyedStateStore;
 use governor::{Quota, RateLimiter};
 use quinn::{Endpoint, Incoming, ServerConfig};
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -53,6 +53,8 @@ pub(crate) struct Gateway {
     pub(crate) reserve: u64,
     /// What the gateway's own line carries; `None`: it is no bottleneck.
     pub(crate) ingress: Option<shaping::BitsPerSec>,
+    /// How connections are accepted: with a certificate of the signing authority.
+    pub(crate) listening: RwLock<Arc<ServerConfig>>,
     pub(crate) enrolments: Limiter,
     pub(crate) renewals: Limiter,
 }
@@ -64,6 +66,11 @@ pub(crate) fn limiters() -> (Limiter, Limiter) {
 }
 
 impl Gateway {
+    /// How the next connection is accepted.
+    fn server(&self) -> Arc<ServerConfig> {
+        self.listening.read().expect("it is only replaced").clone()
+    }
+
     /// Lets go what the limiters remember of long ago.
     pub(crate) fn tidy_limiters(&self) {
         for limiter in [&self.enrolments, &self.renewals] {
@@ -111,7 +118,11 @@ pub(crate) async fn accept(gateway: Arc<Gateway>, endpoint: Endpoint) {
 
 async fn serve(gateway: Arc<Gateway>, incoming: Incoming) {
     let from = incoming.remote_address();
-    let connection = match tokio::time::timeout(HANDSHAKE, incoming).await {
+    let (connecting, line) = match shaping::accept(incoming, &gateway.server()) {
+        Ok(accepted) => accepted,
+        Err(error) => return tracing::info!(%from, why = %stream::ended(&error), "handshake failed"),
+    };
+    let connection = match tokio::time::timeout(HANDSHAKE, connecting).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return tracing::info!(%from, why = %stream::ended(&error), "handshake failed"),
         Err(_) => return tracing::info!(%from, "handshake took too long"),
@@ -136,9 +147,9 @@ async fn serve(gateway: Arc<Gateway>, incoming: Incoming) {
     };
     match accepted {
         Ok(Ok((Purpose::Control, writer, reader))) => {
-            session::run(gateway, connection.clone(), version, peer, (writer, reader)).await;
+            session::run(gateway, (connection, line), version, peer, (writer, reader)).await;
         }
-        Ok(Ok((Purpose::Data, writer, reader))) => data::run(gateway, connection, peer, (writer, reader)).await,
+        Ok(Ok((Purpose::Data, writer, reader))) => data::run(gateway, (connection, line), peer, (writer, reader)).await,
         Ok(Err(error)) => refuse(&error.to_string()),
         Err(_) => refuse("no stream was opened"),
     }

@@ -3,17 +3,18 @@
 //! Work is done by one task per session, in the order in which it was asked, so that an offer never overtakes its volume. The loop
 //! below waits in one place; reading pauses while too much work is waiting.
 
-use crate::catalogue::NewCertificate;
+use crate::catalogue::{Catalogue, CatalogueError, NewCertificate, PolicyRow};
 use crate::grants;
 use crate::ingest::{self, finish, state_refusal};
 use crate::live::{Command, LiveSession, Newcomer, code_of};
 use crate::policies;
 use crate::server::Gateway;
 use quinn::Connection;
+use shaping::Class;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use wire::identity::PeerIdentity;
+use wire::identity::{Bearer, PeerIdentity};
 use wire::message::{Answer, Ask, Found, FromEdge, FromGateway, Hello, Refusal, Welcome};
 use wire::session::{Action, Event, Session};
 use wire::stream::{self, CloseCode, FrameReader, FrameWriter, StreamError};
@@ -29,7 +30,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// Runs one control session to its end.
 pub(crate) async fn run(
     gateway: Arc<Gateway>,
-    connection: Connection,
+    (connection, line): (Connection, shaping::Peer),
     version: Version,
     peer: PeerIdentity,
     (mut writer, mut reader): (FrameWriter, FrameReader),
@@ -41,6 +42,7 @@ pub(crate) async fn run(
     let worker = Worker {
         gateway: gateway.clone(),
         connection: connection.clone(),
+        line,
         version,
         peer,
         commands: commands_in,
@@ -113,6 +115,8 @@ pub(crate) async fn run(
 struct Worker {
     gateway: Arc<Gateway>,
     connection: Connection,
+    /// What the connection draws on.
+    line: shaping::Peer,
     version: Version,
     peer: PeerIdentity,
     commands: mpsc::Sender<Command>,
@@ -228,11 +232,18 @@ impl Worker {
         let (bearer, serial) = (self.peer.bearer, self.peer.serial);
         let state = self.gateway.state.clone();
         let checked = move || match state.catalogue.accepts(bearer.site, serial) {
-            Ok(true) => state.tenant(bearer.tenant).map_err(state_refusal),
+            Ok(true) => {
+                let tenant = state.tenant(bearer.tenant).map_err(state_refusal)?;
+                let ruled = names_and_policy(&state.catalogue, bearer);
+                Ok((tenant, ruled.map_err(|error| state_refusal(error.into()))?))
+            }
             Ok(false) => Err(Refusal::Revoked),
             Err(error) => Err(state_refusal(error.into())),
         };
-        let tenant = blocking(checked).await?;
+        let (tenant, (names, policy)) = blocking(checked).await?;
+        let names = (names.0.as_str(), names.1.as_str());
+        let line = self.gateway.live.down().dialled(bearer.site, names, policy.as_ref(), self.gateway.state.now());
+        self.line.join(&line, Class::Control);
         let newcomer = Newcomer {
             site: bearer.site,
             tenant,
@@ -241,6 +252,7 @@ impl Worker {
             version: self.version,
             software: hello.software.clone(),
             control: self.connection.clone(),
+            line,
             commands: self.commands.clone(),
         };
         let live = self.gateway.live.admit(newcomer).await?;
@@ -313,6 +325,17 @@ impl Worker {
             tracing::warn!(%error, "the time of a session could not be noted");
         }
     }
+}
+
+/// The names of a site's tenant and of the site, and the policy in force.
+fn names_and_policy(
+    catalogue: &Catalogue,
+    bearer: Bearer,
+) -> Result<((String, String), Option<PolicyRow>), CatalogueError> {
+    let tenant = catalogue.tenants()?.into_iter().find(|tenant| tenant.id == bearer.tenant);
+    let tenant = tenant.map_or_else(|| bearer.tenant.to_string(), |tenant| tenant.name);
+    let site = catalogue.site(bearer.site)?.map_or_else(|| bearer.site.to_string(), |site| site.name);
+    Ok(((tenant, site), catalogue.policy(bearer.site)?))
 }
 
 fn look(live: &LiveSession, ask: &Ask) -> Result<Answer, Refusal> {

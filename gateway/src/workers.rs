@@ -82,7 +82,7 @@ pub(crate) fn start(
         let (mut dealer, runtime) = (Dealer::default(), tokio::runtime::Handle::current());
         let work: Work = Box::new(move |gateway, _| {
             let _runtime = runtime.enter();
-            dealer.deal(&gateway.state, &gateway.live, ingress)
+            dealer.deal(&gateway.state, &gateway.live, &gateway.metrics, ingress)
         });
         worker("grants", DEAL_EVERY, work);
     }
@@ -265,6 +265,7 @@ fn certificate(gateway: &Arc<Gateway>, endpoints: &[Endpoint]) -> String {
     match config {
         Ok(config) => {
             endpoints.iter().for_each(|endpoint| endpoint.set_server_config(Some(config.clone())));
+            *gateway.listening.write().expect("it is only replaced") = Arc::new(config);
             "listens with a new certificate".into()
         }
         Err(why) => {

@@ -116,6 +116,13 @@ impl Bucket {
         }
     }
 
+    /// Takes `bytes` that have left already without asking. What comes next waits until they are paid.
+    pub fn owe(&mut self, now: Instant, bytes: u64) {
+        if self.refill(now).is_some() {
+            self.balance -= i128::from(bytes) * NANOBITS;
+        }
+    }
+
     /// From `now` on another rate. What was saved up at the old one is kept as far as the new depth allows; coming from closed or
     /// unlimited, where the balance meant something else, nothing is.
     pub fn set_rate(&mut self, now: Instant, rate: Rate) {
@@ -163,13 +170,13 @@ impl Bucket {
 
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
     const RESERVE: BitsPerSec = BitsPerSec::kbit(16);
 
-    fn limited(kbit: u64) -> Rate {
+    pub(crate) fn limited(kbit: u64) -> Rate {
         Rate::Limited(BitsPerSec::kbit(kbit))
     }
 
@@ -252,6 +259,26 @@ mod tests {
     }
 
     #[test]
+    fn what_left_unasked_is_paid_before_anything_else_leaves() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(limited(1_000), RESERVE, start);
+        bucket.owe(start, 125_000);
+        assert_eq!(
+            bucket.readiness(start, Class::Control),
+            Readiness::At(start + Duration::from_millis(988) + Duration::from_nanos(1))
+        );
+        assert!(!bucket.take(start + Duration::from_secs(1), Class::Data, 1));
+        assert!(bucket.take(start + Duration::from_nanos(1_000_000_001), Class::Data, 1));
+        let mut free = Bucket::new(Rate::Unlimited, RESERVE, start);
+        free.owe(start, 125_000);
+        free.set_rate(start, limited(1_000));
+        assert!(
+            free.take(start + Duration::from_nanos(1), Class::Data, 1),
+            "nothing was counted while nothing was limited"
+        );
+    }
+
+    #[test]
     fn a_clock_that_stands_or_goes_back_gives_nothing() {
         let start = Instant::now() + Duration::from_secs(10);
         let mut bucket = Bucket::new(limited(1_000), RESERVE, start);
@@ -282,11 +309,11 @@ mod tests {
     }
 
     /// The slow oracle: what may have left in each interval is added up from the rates that held, second by second of the trace.
-    struct Trace {
+    pub(crate) struct Trace {
         /// (nanoseconds from the start, bytes)
-        sent: Vec<(u64, u64)>,
+        pub(crate) sent: Vec<(u64, u64)>,
         /// (from, rate)
-        rates: Vec<(u64, Rate)>,
+        pub(crate) rates: Vec<(u64, Rate)>,
     }
 
     impl Trace {
@@ -309,7 +336,7 @@ mod tests {
             Some(bits + depth as f64 * 8.0)
         }
 
-        fn check(&self) -> Result<(), TestCaseError> {
+        pub(crate) fn check(&self) -> Result<(), TestCaseError> {
             for first in 0..self.sent.len() {
                 let (mut bytes, mut largest) = (0, 0);
                 for (at, size) in &self.sent[first..] {

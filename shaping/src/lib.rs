@@ -14,6 +14,7 @@
 //!   round_trips                                     pure: from a datagram's departure to its acknowledgement, and nothing else
 //!   meter     Meter, MeterReading                   IP-level bytes and datagrams, both ways
 //!   shaper    Shaper                                the handle: one line, shared by the data and the control socket
+//!   downlink  Peer, accept                          which line each of the gateway's connections draws on
 //!   socket    ShapedSocket, bind, endpoint          quinn's socket traits; no other file knows them
 //!   window    LineWindow                            the congestion window over a shaped line
 //!   lab       Rules, Oracle, kills, ...             for tests and benchmarks alone: slow oracles and simulations
@@ -37,6 +38,7 @@ mod breaker;
 mod bucket;
 mod clock;
 mod courtesy;
+mod downlink;
 pub mod forecast;
 pub mod grants;
 #[cfg(any(test, feature = "lab"))]
@@ -56,10 +58,12 @@ pub use breaker::Breaker;
 pub use bucket::{Bucket, Class, Depth, Readiness};
 pub use clock::TrustedClock;
 pub use courtesy::{Courtesy, RoundTrip};
+pub use downlink::{Peer, accept};
 pub use meter::{Meter, MeterReading, header_bytes};
 pub use shaper::{Departure, Shaper, ShaperOptions};
 pub use socket::{Role, ShapedSocket, bind, endpoint};
 pub use transport::{
-    edge_control_transport, edge_data_transport, endpoint_config, gateway_transport, largest_datagram,
+    GATEWAY_WINDOW, NEWCOMER_WINDOW, edge_control_transport, edge_data_transport, endpoint_config, gateway_transport,
+    largest_datagram, send_window,
 };
 pub use units::{BitsPerSec, ParseRateError, Rate};

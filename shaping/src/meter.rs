@@ -46,6 +46,12 @@ impl Meter {
         self.sent_datagrams.fetch_add(cost.datagrams, Relaxed);
     }
 
+    /// Adds what another one counted.
+    pub(crate) fn add(&self, other: MeterReading) {
+        self.sent(Cost { bytes: other.sent_bytes, datagrams: other.sent_datagrams });
+        self.received(Cost { bytes: other.received_bytes, datagrams: other.received_datagrams });
+    }
+
     pub(crate) fn received(&self, cost: Cost) {
         self.received_bytes.fetch_add(cost.bytes, Relaxed);
         self.received_datagrams.fetch_add(cost.datagrams, Relaxed);

@@ -49,8 +49,10 @@ struct Line {
     state: Mutex<State>,
     options: ShaperOptions,
     meter: Meter,
-    next_waiter: AtomicU64,
 }
+
+/// Numbers of pollers and paths, unique within the process: a poller of the gateway changes lines when its connection's site is known.
+static NEXT_WAITER: AtomicU64 = AtomicU64::new(0);
 
 #[derive(Debug)]
 struct State {
@@ -96,20 +98,19 @@ impl Shaper {
             budget: None,
             silent: false,
         };
-        state.apply();
-        Shaper(Arc::new(Line {
-            state: Mutex::new(state),
-            options,
-            meter: Meter::default(),
-            next_waiter: AtomicU64::new(0),
-        }))
+        state.apply(now());
+        Shaper(Arc::new(Line { state: Mutex::new(state), options, meter: Meter::default() }))
     }
 
     /// Sets the rate from this moment on and wakes every sender that waits; what is under way on the line stays under way.
     pub fn set_rate(&self, rate: Rate) {
+        self.set_rate_at(now(), rate);
+    }
+
+    pub(crate) fn set_rate_at(&self, now: Instant, rate: Rate) {
         let mut state = self.lock();
         state.asked = rate;
-        state.apply();
+        state.apply(now);
     }
 
     /// Whether nothing at all may leave, not even control.
@@ -118,6 +119,11 @@ impl Shaper {
         if std::mem::replace(&mut state.silent, silent) != silent {
             state.wake();
         }
+    }
+
+    /// Whether that is so.
+    pub fn is_silent(&self) -> bool {
+        self.lock().silent
     }
 
     /// How many bytes may leave since the line was made, data and control together; None: any number. The last datagram may go beyond it.
@@ -138,7 +144,7 @@ impl Shaper {
     pub fn set_courtesy(&self, target: Option<Duration>) {
         let mut state = self.lock();
         state.courtesy.set_target(target);
-        state.apply();
+        state.apply(now());
     }
 
     /// What courtesy leaves at the moment, when that is less than would be allowed otherwise; None when it is off or leaves all.
@@ -176,7 +182,7 @@ impl Shaper {
     pub(crate) fn observe(&self, now: Instant, acknowledged: u64, lost: u64) {
         let mut state = self.lock();
         if state.breaker.observe(now, acknowledged, lost) {
-            state.apply();
+            state.apply(now);
             tracing::warn!(rate = %state.bucket.rate(), asked = %state.asked, "the line's loss changed the rate");
         }
     }
@@ -185,12 +191,11 @@ impl Shaper {
     pub(crate) fn begin_path(&self) -> u64 {
         let mut state = self.lock();
         state.courtesy.begin_path();
-        state.apply();
+        state.apply(now());
         drop(state);
         self.waiter()
     }
 
-    /// The queueing delay that courtesy keeps to; None when it is off.
     /// The queueing delay from which on courtesy makes way; None: it is off.
     pub fn courtesy_target(&self) -> Option<Duration> {
         self.lock().courtesy.target()
@@ -215,7 +220,7 @@ impl Shaper {
         if let Some(cap) = state.cap()
             && state.courtesy.observe(now, cap, sample)
         {
-            state.apply();
+            state.apply(now);
         }
     }
 
@@ -229,7 +234,24 @@ impl Shaper {
 
     /// A number under which one poller waits.
     pub(crate) fn waiter(&self) -> u64 {
-        self.0.next_waiter.fetch_add(1, Relaxed)
+        NEXT_WAITER.fetch_add(1, Relaxed)
+    }
+
+    /// Ends `other`, whose senders go on here: what left there counts here and is paid here before anything else leaves.
+    pub(crate) fn inherit(&self, now: Instant, other: &Shaper) {
+        // Nothing leaves there any more, so what it spent is final; who waited there is woken and asks here.
+        other.set_silent(true);
+        let left = other.spent();
+        let mut state = self.lock();
+        state.bucket.owe(now, left);
+        state.spent += left;
+        drop(state);
+        self.total().add(other.meter());
+    }
+
+    /// Whether both are handles on one line.
+    pub(crate) fn is(&self, other: &Shaper) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// Whether `class` may send; if not, `waker` is woken when the rate changes (the deadline is the caller's to wait for).
@@ -257,7 +279,12 @@ impl Shaper {
     /// Pays for a datagram of `bytes`; false when another sender was faster or the rate has changed since it was polled.
     #[must_use]
     pub(crate) fn take(&self, class: Class, bytes: u64) -> bool {
-        let (mut state, now) = (self.lock(), now());
+        self.take_at(now(), class, bytes)
+    }
+
+    #[must_use]
+    pub(crate) fn take_at(&self, now: Instant, class: Class, bytes: u64) -> bool {
+        let mut state = self.lock();
         if state.is_stopped() || !state.bucket.take(now, class, bytes) {
             return false;
         }
@@ -304,18 +331,18 @@ impl State {
         if let Some(cap) = self.cap()
             && self.courtesy.before_departure(now, cap)
         {
-            self.apply();
+            self.apply(now);
         }
     }
 
     /// Puts what was asked, what the line bears and what others leave into the bucket, and wakes those whose deadline belongs to the old
     /// rate.
-    fn apply(&mut self) {
+    fn apply(&mut self, now: Instant) {
         let rate = match self.cap() {
             Some(cap) => Rate::Limited(self.courtesy.limit(cap).unwrap_or(cap)),
             None => self.asked,
         };
-        self.bucket.set_rate(now(), rate);
+        self.bucket.set_rate(now, rate);
         self.wake();
     }
 
@@ -331,7 +358,7 @@ impl State {
 }
 
 /// The runtime's clock, so that tests may pause it; the same that quinn reads.
-fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 

@@ -5,12 +5,16 @@
 //! which quinn polls again and sleeps on the new deadline, so nothing spins. What the endpoint sends without polling (refusals, resets)
 //! is dropped when the line has no room, as if it were lost: none of it is worth a byte over the rate.
 //!
+//! An edge's socket has one line. The gateway's serves all sites, and the poller of each connection knows the connection's (see `downlink`).
+//!
 //! Datagrams are sent with our own `sendmsg`: quinn-udp writes the traffic class of every packet from ECN alone, and data must be marked
 //! as lower effort (RFC 8622) while control keeps the default class.
 
 use crate::bucket::{Class, Readiness};
+use crate::downlink::{self, Peer, Turn};
 use crate::meter::{Cost, Meter, MeterReading};
 use crate::shaper::Shaper;
+use crate::units::Rate;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{
@@ -37,7 +41,8 @@ pub enum Role {
     Data,
     /// The edge's messages: limited with the reserve, default class.
     Control,
-    /// The gateway's one socket for all edges: metered, not limited.
+    /// The gateway's one socket for all edges. Each connection that was taken in by [`accept`](crate::accept) is limited and marked by the line
+    /// that it has joined; others are limited by the socket's own.
     Gateway,
 }
 
@@ -48,7 +53,10 @@ pub struct ShapedSocket {
     /// Receives with ECN and coalescing, and has set up the socket against fragmentation.
     state: UdpSocketState,
     role: Role,
+    /// The line of an edge; of a gateway, all its lines together.
     shaper: Shaper,
+    /// What the gateway answers to those with whom it has no connection.
+    strangers: Shaper,
     meter: Meter,
     /// The kernel's buffer had no room at the last try, so the next poll must wait for it.
     full: AtomicBool,
@@ -74,6 +82,7 @@ pub fn bind(addr: SocketAddr, role: Role, shaper: &Shaper) -> io::Result<Arc<Sha
         state,
         role,
         shaper: shaper.clone(),
+        strangers: Shaper::new(Rate::Limited(downlink::STRANGERS)),
         meter: Meter::default(),
         full: AtomicBool::new(false),
         warned: AtomicBool::new(false),
@@ -119,41 +128,44 @@ impl ShapedSocket {
         self.meter.reading()
     }
 
-    /// The class whose turn at the line's bucket this socket needs; none for the gateway, whose bucket per destination will be asked
-    /// here once downlinks are limited.
-    fn class(&self) -> Option<Class> {
+    /// What a connection without a line of its own draws on, and as what.
+    fn own(&self) -> Turn {
+        let class = if self.role == Role::Data { Class::Data } else { Class::Control };
+        Turn { line: self.shaper.clone(), class }
+    }
+
+    /// On whose account the datagram goes that is being sent on this thread.
+    fn payer(&self) -> Turn {
         match self.role {
-            Role::Data => Some(Class::Data),
-            Role::Control => Some(Class::Control),
-            Role::Gateway => None,
+            Role::Data | Role::Control => self.own(),
+            Role::Gateway => {
+                downlink::take_over().unwrap_or_else(|| Turn { line: self.strangers.clone(), class: Class::Control })
+            }
         }
     }
 
-    /// Pays for `bytes` to `_peer`.
-    fn take(&self, _peer: SocketAddr, bytes: u64) -> bool {
-        self.class().is_none_or(|class| self.shaper.take(class, bytes))
-    }
-
-    fn refund(&self, bytes: u64) {
-        if self.class().is_some() {
-            self.shaper.refund(bytes);
-        }
+    fn poller(self: Arc<Self>, peer: Peer) -> Pin<Box<dyn UdpPoller>> {
+        let waiter = self.shaper.waiter();
+        Box::pin(Poller { socket: self, peer, waiter, sleep: None, room: None })
     }
 
     /// Pays for and sends one piece: one datagram, or equal ones that the kernel takes apart.
-    fn send_piece(&self, transmit: &Transmit<'_>, piece: &[u8], segment: usize) -> io::Result<()> {
+    fn send_piece(&self, payer: &Turn, transmit: &Transmit<'_>, piece: &[u8], segment: usize) -> io::Result<()> {
         let cost = Cost::of(piece.len(), segment, transmit.destination, self.shaper.options().packet_overhead);
-        if !self.take(transmit.destination, cost.bytes) {
+        if !payer.line.take(payer.class, cost.bytes) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        match self.io.try_io(Interest::WRITABLE, || self.sendmsg(transmit, piece, segment)) {
+        match self.io.try_io(Interest::WRITABLE, || self.sendmsg(payer.class, transmit, piece, segment)) {
             Ok(()) => {
                 self.meter.sent(cost);
                 self.shaper.total().sent(cost);
+                if !payer.line.is(&self.shaper) {
+                    payer.line.total().sent(cost);
+                }
                 Ok(())
             }
             Err(error) => {
-                self.refund(cost.bytes);
+                payer.line.refund(cost.bytes);
                 self.judge(error, transmit)
             }
         }
@@ -174,9 +186,9 @@ impl ShapedSocket {
         Ok(())
     }
 
-    fn sendmsg(&self, transmit: &Transmit<'_>, piece: &[u8], segment: usize) -> io::Result<()> {
+    fn sendmsg(&self, class: Class, transmit: &Transmit<'_>, piece: &[u8], segment: usize) -> io::Result<()> {
         let destination = transmit.destination;
-        let mark = if self.role == Role::Data { LOWER_EFFORT } else { 0 };
+        let mark = if class == Class::Data { LOWER_EFFORT } else { 0 };
         let class = mark | transmit.ecn.map_or(0, |ecn| ecn as u8);
         let (class6, segment_size) = (i32::from(class), segment as u16);
         // A mapped IPv4 address on a dual-stack socket takes IPv4's control messages.
@@ -228,18 +240,20 @@ fn sources(ip: Option<IpAddr>) -> (Option<libc::in_pktinfo>, Option<libc::in6_pk
 
 impl AsyncUdpSocket for ShapedSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        let waiter = self.shaper.waiter();
-        Box::pin(Poller { socket: self, waiter, sleep: None, room: None })
+        let newcomer = if self.role == Role::Gateway { downlink::newcomer() } else { None };
+        let own = self.own();
+        self.poller(newcomer.unwrap_or_else(|| Peer::new(own.line, own.class)))
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let segment = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
         let at_once = (LARGEST_SEND / segment).max(1) * segment;
         let mut pieces = transmit.contents.chunks(at_once);
-        self.send_piece(transmit, pieces.next().unwrap_or_default(), segment)?;
+        let payer = self.payer();
+        self.send_piece(&payer, transmit, pieces.next().unwrap_or_default(), segment)?;
         for piece in pieces {
             // The first piece has left and cannot be taken back: what finds the buffer full now counts as lost on the way.
-            self.send_piece(transmit, piece, segment).or_else(|error| match error.kind() {
+            self.send_piece(&payer, transmit, piece, segment).or_else(|error| match error.kind() {
                 io::ErrorKind::WouldBlock => Ok(()),
                 _ => Err(error),
             })?;
@@ -273,9 +287,10 @@ impl AsyncUdpSocket for ShapedSocket {
         self.io.local_addr()
     }
 
-    /// One where a rate is to be kept: a batch would leave as one burst (measured at 1.6 Mbit/s: peaks of 170-235 % over 100 ms).
+    /// One where a rate is to be kept: a batch would leave as one burst (measured at 1.6 Mbit/s: peaks of 170-235 % over 100 ms). The gateway's
+    /// connections may get a rate at any time.
     fn max_transmit_segments(&self) -> usize {
-        let unlimited = self.role == Role::Gateway || self.shaper.rate() == crate::Rate::Unlimited;
+        let unlimited = self.role != Role::Gateway && self.shaper.rate() == Rate::Unlimited;
         if unlimited { self.state.max_gso_segments() } else { 1 }
     }
 
@@ -293,6 +308,7 @@ impl AsyncUdpSocket for ShapedSocket {
 /// One connection's turn at the socket: waits for the line first, then for the kernel.
 struct Poller {
     socket: Arc<ShapedSocket>,
+    peer: Peer,
     waiter: u64,
     /// Made at the first wait and used again: a busy connection waits for each of its datagrams.
     sleep: Option<Pin<Box<Sleep>>>,
@@ -310,10 +326,11 @@ impl fmt::Debug for Poller {
 }
 
 impl Poller {
-    fn poll_line(&mut self, cx: &mut Context<'_>, class: Class) -> Poll<()> {
+    fn poll_line(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
         loop {
-            match self.socket.shaper.poll(class, self.waiter, cx.waker()) {
-                Readiness::Now => return Poll::Ready(()),
+            let turn = self.peer.turn();
+            match turn.line.poll(turn.class, self.waiter, cx.waker()) {
+                Readiness::Now => return Poll::Ready(turn),
                 Readiness::Never => return Poll::Pending,
                 Readiness::At(deadline) => ready!(self.poll_sleep(cx, deadline)),
             }
@@ -347,23 +364,25 @@ impl Poller {
 
 impl UdpPoller for Poller {
     fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Some(class) = self.socket.class() {
-            ready!(self.poll_line(cx, class));
+        let turn = ready!(self.poll_line(cx));
+        ready!(self.poll_room(cx))?;
+        if self.socket.role == Role::Gateway {
+            downlink::hand_over(turn);
         }
-        self.poll_room(cx)
+        Poll::Ready(Ok(()))
     }
 }
 
 impl Drop for Poller {
     fn drop(&mut self) {
-        self.socket.shaper.forget(self.waiter);
+        self.peer.turn().line.forget(self.waiter);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::{BitsPerSec, Rate};
+    use crate::units::BitsPerSec;
     use std::sync::atomic::AtomicUsize;
     use std::task::{Wake, Waker};
 
@@ -385,8 +404,12 @@ mod tests {
     impl Bench {
         /// A data socket on a line of this rate, known to the runtime as writable, and someone to send to.
         async fn new(rate: Rate) -> Bench {
+            Bench::of(Role::Data, rate).await
+        }
+
+        async fn of(role: Role, rate: Rate) -> Bench {
             let shaper = Shaper::new(rate);
-            let socket = bind("127.0.0.1:0".parse().unwrap(), Role::Data, &shaper).unwrap();
+            let socket = bind("127.0.0.1:0".parse().unwrap(), role, &shaper).unwrap();
             socket.io.writable().await.unwrap();
             Bench { socket, shaper, peer: std::net::UdpSocket::bind("127.0.0.1:0").unwrap() }
         }
@@ -434,6 +457,91 @@ mod tests {
         pollers.pop();
         bench.shaper.set_rate(Rate::Unlimited);
         assert_eq!(wakes.0.load(Relaxed), 2, "one of three is gone");
+    }
+
+    /// Polls once: whether the poller may send.
+    fn asks(poller: &mut Pin<Box<dyn UdpPoller>>, wakes: &Arc<Wakes>) -> bool {
+        let waker = Waker::from(wakes.clone());
+        poller.as_mut().poll_writable(&mut Context::from_waker(&waker)).is_ready()
+    }
+
+    #[tokio::test]
+    async fn of_the_gateways_connections_each_waits_for_its_own_line_and_pays_there() {
+        let bench = Bench::of(Role::Gateway, Rate::Unlimited).await;
+        let (slow, fast) = (Shaper::new(SLOW), Shaper::new(Rate::Unlimited));
+        let peers = [&slow, &slow, &fast].map(|line| Peer::new(line.clone(), Class::Data));
+        let mut pollers = peers.clone().map(|peer| bench.socket.clone().poller(peer));
+        let wakes = [(); 3].map(|()| Arc::new(Wakes::default()));
+        let woken = || wakes.each_ref().map(|wakes| wakes.0.load(Relaxed));
+        // Both of the slow site may begin; who is second has to wait, also if it asked before the first sent.
+        assert!(asks(&mut pollers[0], &wakes[0]));
+        bench.send(1_200).unwrap();
+        assert!(!asks(&mut pollers[0], &wakes[0]) && !asks(&mut pollers[1], &wakes[1]));
+        for _ in 0..100 {
+            assert!(asks(&mut pollers[2], &wakes[2]));
+            bench.send(1_200).unwrap();
+        }
+        assert!(!asks(&mut pollers[0], &wakes[0]) && !asks(&mut pollers[1], &wakes[1]));
+        assert_eq!(woken(), [0, 0, 0], "nobody spins, and nobody is woken by others");
+        assert_eq!((slow.meter().sent_datagrams, fast.meter().sent_datagrams), (1, 100));
+        // A new rate wakes those of its line. What was handed over to a poller that lost the race is not sent.
+        slow.set_rate(Rate::Limited(BitsPerSec::kbit(20_000)));
+        assert_eq!(woken(), [1, 1, 0]);
+        std::future::poll_fn(|cx| pollers[0].as_mut().poll_writable(cx)).await.unwrap();
+        assert!(slow.take(Class::Data, 1_000_000), "another thread was faster");
+        assert_eq!(bench.send(1_200).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert!(!asks(&mut pollers[0], &wakes[0]));
+        // Nobody was asked: the strangers' account.
+        bench.send(1_200).unwrap();
+        assert_eq!((slow.meter().sent_datagrams, fast.meter().sent_datagrams), (1, 100));
+        assert_eq!(bench.shaper.meter().sent_datagrams, 102);
+        let refused = (0..1_000).filter(|_| bench.send(1_200).is_err()).count();
+        assert!(refused > 900, "a flood of strangers is answered little");
+    }
+
+    #[tokio::test]
+    async fn the_gateway_marks_each_connections_datagrams_by_what_it_carries() {
+        use nix::sys::socket::{ControlMessageOwned, SockaddrIn, recvmsg};
+        let bench = Bench::of(Role::Gateway, Rate::Unlimited).await;
+        setsockopt(&bench.peer, sockopt::IpRecvTos, &true).unwrap();
+        let line = Shaper::new(Rate::Unlimited);
+        for (class, dscp) in [(Class::Data, 1), (Class::Control, 0), (Class::Data, 1)] {
+            let mut poller = bench.socket.clone().poller(Peer::new(line.clone(), class));
+            assert!(asks(&mut poller, &Arc::default()));
+            bench.send(100).unwrap();
+            let (mut buffer, mut space) = ([0; 2_000], nix::cmsg_space!(u8));
+            let mut iov = [IoSliceMut::new(&mut buffer)];
+            let fd = bench.peer.as_raw_fd();
+            let message = recvmsg::<SockaddrIn>(fd, &mut iov, Some(&mut space), MsgFlags::empty()).unwrap();
+            let tos = message.cmsgs().unwrap().find_map(|control| match control {
+                ControlMessageOwned::Ipv4Tos(tos) => Some(tos),
+                _ => None,
+            });
+            assert_eq!(tos.unwrap() >> 2, dscp, "{class:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_joins_a_line_pays_there_what_it_sent_before_and_is_woken() {
+        let bench = Bench::of(Role::Gateway, Rate::Unlimited).await;
+        let (first, site) = (Shaper::new(SLOW), Shaper::new(Rate::Limited(BitsPerSec::kbit(1_000))));
+        let peer = Peer::new(first.clone(), Class::Control);
+        let mut poller = bench.socket.clone().poller(peer.clone());
+        let wakes = Arc::new(Wakes::default());
+        while asks(&mut poller, &wakes) {
+            bench.send(1_200).unwrap();
+        }
+        let before = first.spent();
+        assert!(before >= 1_228);
+        peer.join(&site, Class::Data);
+        assert_eq!(wakes.0.load(Relaxed), 1);
+        assert_eq!((site.spent(), site.meter().sent_bytes), (before, before));
+        assert!(!asks(&mut poller, &wakes), "first it pays");
+        std::future::poll_fn(|cx| poller.as_mut().poll_writable(cx)).await.unwrap();
+        bench.send(1_200).unwrap();
+        assert_eq!((site.spent(), first.spent()), (before + 1_228, before));
+        peer.join(&site, Class::Control);
+        assert_eq!(site.spent(), before + 1_228, "nothing is paid twice");
     }
 
     #[tokio::test]

@@ -13,9 +13,10 @@
 //! Measured without loss: 56 bytes with every 1452-byte datagram of data, 62 for one that acknowledges. So 4.6 % of a 1200-byte datagram,
 //! 3.8 % of a 1452-byte one, 0.1 % of a 64 KiB one.
 
+use crate::downlink::Peer;
 use crate::shaper::Shaper;
 use crate::units::{BitsPerSec, Rate};
-use crate::window::LineWindowConfig;
+use crate::window::{LineWindowConfig, PeerWindowConfig};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, getsockopt, socket, sockopt};
 use quinn::{AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use quinn_proto::RandomConnectionIdGenerator;
@@ -61,9 +62,13 @@ const COURTEOUS_ACK_DELAY: Duration = Duration::from_millis(25);
 /// 40 s of a 2 Mbit/s line), within these bounds.
 const SEND_WINDOW: (u64, u64) = (64 << 10, 256 << 10);
 const SEND_WINDOW_FAST: u64 = 16 << 20;
-/// What a peer may have under way to us before it is read: bounds memory per connection.
+/// What one stream of an edge may have of that.
 const GATEWAY_STREAM_WINDOW: u32 = 4 << 20;
-const GATEWAY_WINDOW: u32 = 6 << 20;
+/// What an edge may have under way to the gateway before it is read, bytes: bounds memory per connection.
+pub const GATEWAY_WINDOW: u32 = 6 << 20;
+/// The same for a connection of which it is not known yet whose it is, bytes. A message of 256 KiB, the longest, fits.
+pub const NEWCOMER_WINDOW: u32 = 256 << 10;
+/// The same towards the edge.
 const EDGE_WINDOW: u32 = 1 << 20;
 /// Streams that a peer may have open at once.
 const STREAMS: u32 = 32;
@@ -153,6 +158,18 @@ pub fn gateway_transport() -> TransportConfig {
     config
 }
 
+/// The gateway's side of a connection of which it is not yet known who it is: little memory for it, and a window over whatever line its
+/// `peer` is on. When it is known, [`Connection::set_receive_window`](quinn::Connection::set_receive_window) with [`GATEWAY_WINDOW`] gives
+/// it what an edge has, and `set_send_window` with [`send_window`] what its line can use.
+pub(crate) fn newcomer_transport(peer: &Peer) -> TransportConfig {
+    let mut config = gateway_transport();
+    config
+        .receive_window(NEWCOMER_WINDOW.into())
+        .send_window(SEND_WINDOW.1)
+        .congestion_controller_factory(Arc::new(PeerWindowConfig::new(peer.clone())));
+    config
+}
+
 /// What all have in common: the first datagram size, no unreliable datagrams, no spin bit (it shows the round trip to onlookers).
 fn common() -> TransportConfig {
     let mut config = TransportConfig::default();
@@ -186,7 +203,8 @@ fn few_acks(courteous: bool) -> AckFrequencyConfig {
     acks
 }
 
-fn send_window(rate: Rate) -> u64 {
+/// Bytes that one connection may hold for sending and for repair at this rate: half a second of it, within bounds.
+pub fn send_window(rate: Rate) -> u64 {
     match rate {
         Rate::Closed => SEND_WINDOW.0,
         Rate::Limited(limit) if limit.bits() <= 20_000_000 => (limit.bytes() / 2).clamp(SEND_WINDOW.0, SEND_WINDOW.1),

@@ -6,6 +6,7 @@
 //! may change under a living connection.
 
 use crate::courtesy::RoundTrip;
+use crate::downlink::Peer;
 use crate::round_trips::{Datagram, held_back};
 use crate::shaper::Shaper;
 use crate::units::{BitsPerSec, Rate};
@@ -179,6 +180,81 @@ impl Controller for LineWindow {
 
     fn initial_window(&self) -> u64 {
         self.window.unwrap_or_else(|| self.cubic.initial_window())
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
+
+/// Makes a [`PeerWindow`] for each new path of one of the gateway's connections.
+pub(crate) struct PeerWindowConfig {
+    peer: Peer,
+    cubic: Arc<CubicConfig>,
+}
+
+impl PeerWindowConfig {
+    pub(crate) fn new(peer: Peer) -> Self {
+        PeerWindowConfig { peer, cubic: Arc::new(CubicConfig::default()) }
+    }
+}
+
+impl ControllerFactory for PeerWindowConfig {
+    fn build(self: Arc<Self>, now: Instant, mtu: u16) -> Box<dyn Controller> {
+        let cubic = self.cubic.clone().build(now, mtu);
+        Box::new(PeerWindow { peer: self.peer.clone(), cubic, round_trip: Duration::ZERO })
+    }
+}
+
+/// The gateway's controller: the same window, over the line that the connection is on at the moment. It takes no samples: the queue that
+/// courtesy looks for is before the branch's own sender, not before the gateway.
+struct PeerWindow {
+    peer: Peer,
+    cubic: Box<dyn Controller>,
+    /// The least.
+    round_trip: Duration,
+}
+
+impl Controller for PeerWindow {
+    fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
+        self.cubic.on_sent(now, bytes, last_packet_number);
+    }
+
+    fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, rtt: &RttEstimator) {
+        self.peer.turn().line.observe(now, bytes, 0);
+        self.round_trip = rtt.min();
+        self.cubic.on_ack(now, sent, bytes, app_limited, rtt);
+    }
+
+    fn on_end_acks(&mut self, now: Instant, in_flight: u64, app_limited: bool, largest: Option<u64>) {
+        self.cubic.on_end_acks(now, in_flight, app_limited, largest);
+    }
+
+    fn on_congestion_event(&mut self, now: Instant, sent: Instant, persistent: bool, lost: u64) {
+        self.peer.turn().line.observe(now, 0, lost);
+        self.cubic.on_congestion_event(now, sent, persistent, lost);
+    }
+
+    fn on_mtu_update(&mut self, mtu: u16) {
+        self.cubic.on_mtu_update(mtu);
+    }
+
+    fn window(&self) -> u64 {
+        let rate = self.peer.turn().line.effective_rate();
+        window(rate, self.round_trip).unwrap_or_else(|| self.cubic.window())
+    }
+
+    fn metrics(&self) -> ControllerMetrics {
+        self.cubic.metrics()
+    }
+
+    fn clone_box(&self) -> Box<dyn Controller> {
+        let (peer, cubic) = (self.peer.clone(), self.cubic.clone_box());
+        Box::new(PeerWindow { peer, cubic, round_trip: self.round_trip })
+    }
+
+    fn initial_window(&self) -> u64 {
+        self.window()
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {

@@ -6,5 +6,6 @@ mod commands;
 mod edge;
 mod generations;
 mod identities;
+mod lines;
 mod policies;
 mod world;

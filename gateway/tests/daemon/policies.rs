@@ -17,11 +17,11 @@ fn signature() -> Signature {
     Signature { actor: "li".into(), reason: "month end".into() }
 }
 
-fn set(site: &str, document: &str) -> PolicyRequest {
+pub(crate) fn set(site: &str, document: &str) -> PolicyRequest {
     PolicyRequest::Set { site: Some(site.into()), all_of: None, document: document.into(), author: signature() }
 }
 
-fn hold(site: &str) -> PolicyRequest {
+pub(crate) fn hold(site: &str) -> PolicyRequest {
     PolicyRequest::Hold { site: site.into(), author: signature() }
 }
 
@@ -30,7 +30,7 @@ fn ask(world: &World, request: PolicyRequest) -> PolicyAnswer {
     answer
 }
 
-fn change(world: &World, request: PolicyRequest) -> Vec<Changed> {
+pub(crate) fn change(world: &World, request: PolicyRequest) -> Vec<Changed> {
     let PolicyAnswer::Changed { changes } = ask(world, request) else { panic!("nothing was changed") };
     changes
 }

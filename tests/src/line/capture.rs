@@ -25,6 +25,10 @@ pub struct Captured {
     pub bytes: u64,
     /// Its UDP source port.
     pub port: u16,
+    /// Its UDP destination port.
+    pub to: u16,
+    /// Its DSCP (RFC 2474): 0 is the default class, 1 is lower effort (RFC 8622).
+    pub dscp: u8,
 }
 
 /// A running capture of outgoing UDP packets over IPv4.
@@ -92,9 +96,11 @@ fn receive(fd: &OwnedFd) -> Option<Option<Captured>> {
     };
     let is_udp = buffer[0] >> 4 == 4 && buffer[9] == 17;
     let header = usize::from(buffer[0] & 15) * 4;
-    Some(at.filter(|_| outgoing && is_udp && header + 2 <= HEADERS).map(|time| Captured {
+    Some(at.filter(|_| outgoing && is_udp && header + 4 <= HEADERS).map(|time| Captured {
         at: time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64,
         bytes: len,
         port: u16::from_be_bytes([buffer[header], buffer[header + 1]]),
+        to: u16::from_be_bytes([buffer[header + 2], buffer[header + 3]]),
+        dscp: buffer[1] >> 2,
     }))
 }

@@ -4,7 +4,7 @@ use crate::foreground;
 use anyhow::{Context, Result};
 use lab::line::{BRANCH_ADDR, CENTRE_ADDR, Lab, LinkSpec};
 use quinn::{Connection, Endpoint};
-use shaping::{BitsPerSec, MeterReading, Rate, Role, ShapedSocket, Shaper, ShaperOptions};
+use shaping::{BitsPerSec, Class, MeterReading, Peer, Rate, Role, ShapedSocket, Shaper, ShaperOptions};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
@@ -20,6 +20,10 @@ const MESSAGE_EVERY: Duration = Duration::from_millis(250);
 pub(crate) struct Branch<'a> {
     pub(crate) lab: &'a Lab,
     pub(crate) centre: Arc<Heard>,
+    /// The gateway's line down to this branch; unlimited until somebody sets its rate.
+    pub(crate) down: Shaper,
+    /// All that the gateway's socket sends.
+    pub(crate) gateway: Shaper,
     certificate: rustls::pki_types::CertificateDer<'static>,
 }
 
@@ -42,13 +46,15 @@ pub(crate) fn on_line<T: Send>(
     let made = rcgen::generate_simple_self_signed(vec!["gateway".into()])?;
     let (certificate, key) = (made.cert.der().clone(), made.signing_key.serialize_der());
     let heard = Arc::new(Heard::default());
-    let branch = Branch { lab: &lab, centre: heard.clone(), certificate: certificate.clone() };
+    let (down, gateway) = (Shaper::new(Rate::Unlimited), Shaper::new(Rate::Unlimited));
+    let lines = (down.clone(), gateway.clone());
+    let branch = Branch { lab: &lab, centre: heard.clone(), down, gateway, certificate: certificate.clone() };
     let (ready, is_ready) = std::sync::mpsc::channel();
     let (end, ended) = tokio::sync::watch::channel(());
     std::thread::scope(|scope| {
         let lab = &lab;
-        let centre =
-            scope.spawn(move || lab.in_centre(move || block_on(serve(certificate, key, heard, ready, ended)))?);
+        let centre = scope
+            .spawn(move || lab.in_centre(move || block_on(serve(certificate, key, heard, lines, ready, ended)))?);
         let result = match is_ready.recv() {
             Ok(()) => lab.in_branch(|| block_on(work(&branch)))?,
             Err(_) => Err(anyhow::anyhow!("the centre did not start")),
@@ -68,19 +74,23 @@ async fn serve(
     certificate: rustls::pki_types::CertificateDer<'static>,
     key: Vec<u8>,
     heard: Arc<Heard>,
+    (down, all): (Shaper, Shaper),
     ready: std::sync::mpsc::Sender<()>,
     mut ended: tokio::sync::watch::Receiver<()>,
 ) -> Result<()> {
     let key = rustls::pki_types::PrivateKeyDer::try_from(key).map_err(anyhow::Error::msg)?;
-    let mut server = quinn::ServerConfig::with_single_cert(vec![certificate], key)?;
-    server.transport_config(Arc::new(shaping::gateway_transport()));
-    let socket = shaping::bind((CENTRE_ADDR, PORT).into(), Role::Gateway, &Shaper::new(Rate::Unlimited))?;
-    let endpoint = shaping::endpoint(socket, shaping::endpoint_config(), Some(server))?;
+    let server = quinn::ServerConfig::with_single_cert(vec![certificate], key)?;
+    let socket = shaping::bind((CENTRE_ADDR, PORT).into(), Role::Gateway, &all)?;
+    let endpoint = shaping::endpoint(socket, shaping::endpoint_config(), Some(server.clone()))?;
     let services = foreground::Services::start(heard).await?;
     ready.send(()).context("the measurement has ended")?;
     let gateway = async {
         while let Some(incoming) = endpoint.accept().await {
-            tokio::spawn(async move { answer(incoming.await?).await });
+            let (server, down) = (server.clone(), down.clone());
+            tokio::spawn(async move {
+                let (connecting, peer) = shaping::accept(incoming, &server)?;
+                answer(connecting.await?, peer, down).await
+            });
         }
     };
     tokio::select! {
@@ -91,12 +101,20 @@ async fn serve(
     Ok(())
 }
 
-/// Streams that begin with `m` are echoed, all others swallowed; the answer ends with the number of bytes.
-async fn answer(connection: Connection) -> Result<()> {
+/// Streams that begin with `m` are echoed and make theirs the control connection; on one that begins with `d` comes a backlog; all others are
+/// swallowed, and the answer ends with the number of bytes.
+async fn answer(connection: Connection, peer: Peer, down: Shaper) -> Result<()> {
     while let Ok((mut answer, mut stream)) = connection.accept_bi().await {
+        let (connection, peer, down) = (connection.clone(), peer.clone(), down.clone());
         tokio::spawn(async move {
             let mut kind = [0];
             stream.read_exact(&mut kind).await?;
+            peer.join(&down, if kind == *b"m" { Class::Control } else { Class::Data });
+            connection.set_receive_window(shaping::GATEWAY_WINDOW.into());
+            while kind == *b"d" {
+                connection.set_send_window(shaping::send_window(down.rate()));
+                answer.write_all(&[0x5a; 16 << 10]).await?;
+            }
             let mut total = 0u64;
             while let Some(chunk) = stream.read_chunk(usize::MAX, true).await? {
                 total += chunk.bytes.len() as u64;
@@ -156,6 +174,19 @@ impl Replication {
     pub(crate) fn send_all_the_time(&self) {
         let data = self.data.clone();
         tokio::spawn(async move { write_for(&data, Duration::from_secs(1 << 20)).await });
+    }
+
+    /// Has the gateway send a backlog down, for as long as the connection lives; returns when it has begun to come.
+    pub(crate) async fn receive_all_the_time(&self) -> Result<()> {
+        let (mut stream, mut backlog) = self.data.open_bi().await?;
+        stream.write_all(b"d").await?;
+        backlog.read_exact(&mut [0; 1_000]).await?;
+        tokio::spawn(async move {
+            let _stays_open = stream;
+            while backlog.read_chunk(usize::MAX, true).await?.is_some() {}
+            anyhow::Ok(())
+        });
+        Ok(())
     }
 
     /// Writes for so long, then waits until all of it has arrived: the bytes, and when the writing ended.

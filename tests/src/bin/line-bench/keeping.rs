@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 const DATAGRAM: u64 = 1_500;
 /// The rate of the promises on a 2 Mbit/s line.
 const RATE: BitsPerSec = BitsPerSec::kbit(1_600);
+/// DSCP of data (RFC 8622).
+const LOWER_EFFORT: u8 = 1;
 /// Rates of the run with changes, a second each.
 const CHANGES: [u64; 5] = [1_600, 400, 1_900, 100, 1_000];
 
@@ -20,6 +22,15 @@ pub(crate) fn rows(quick: bool) -> Result<Vec<Row>> {
     rows.extend(used(seconds(60, 6))?);
     rows.extend(used_with_courtesy(seconds(60, 8))?);
     rows.extend(ends_and_changes(if quick { 2 } else { 10 })?);
+    Ok(rows)
+}
+
+/// The gateway's direction.
+pub(crate) fn down(quick: bool) -> Result<Vec<Row>> {
+    let seconds = |full: u64, short: u64| Duration::from_secs(if quick { short } else { full });
+    let mut rows = conformance_down(seconds(20, 6))?;
+    rows.extend(used_down(seconds(60, 6))?);
+    rows.extend(marked(seconds(10, 3))?);
     Ok(rows)
 }
 
@@ -92,6 +103,102 @@ fn trace(
         let packets: Vec<(u64, u64)> = capture.finish().iter().map(|packet| (packet.at, packet.bytes)).collect();
         let captured: u64 = packets.iter().map(|(_, bytes)| bytes).sum();
         Ok(Trace { packets, rates, deepest, unmetered: captured.abs_diff(metered) })
+    })
+}
+
+/// The same of the gateway's direction: its packets as they leave the centre's device.
+fn conformance_down(time: Duration) -> Result<Vec<Row>> {
+    let outages = vec![At(4_000_000_000, Span(1_500_000_000)), At(10_000_000_000, Span(3_000_000_000))];
+    let runs: [(&str, LinkSpec, u64, bool); 4] = [
+        ("0.5 % loss", line(random(0.005)), 1_600, false),
+        ("2 % loss in bursts of 4, 98 % of the line", line(Loss { share: 0.02, burst: 4.0 }), 1_960, false),
+        ("outages", LinkSpec { outages, ..line(random(0.005)) }, 1_600, false),
+        ("a new rate each second", line(random(0.005)), 1_600, true),
+    ];
+    let (mut rows, mut worst, mut unmetered) = (Vec::new(), 0.0f64, 0);
+    for (name, link, kbit, changing) in runs {
+        let trace = trace_down(link, BitsPerSec::kbit(kbit), changing, time)?;
+        let what = format!("down, over rate x T with {name}");
+        rows.push(Row::told(what, 100.0 * trace.worst(), "% of depth + one datagram"));
+        (worst, unmetered) = (worst.max(trace.worst()), unmetered + trace.unmetered);
+    }
+    let what = "down, over rate x T in the worst interval of all runs";
+    rows.insert(0, Row::at_most(what, 100.0, 100.0 * worst, "% of depth + one datagram"));
+    rows.insert(1, Row::at_most("down, bytes captured but not metered", 0.0, unmetered as f64, "bytes"));
+    Ok(rows)
+}
+
+fn trace_down(link: LinkSpec, rate: BitsPerSec, changing: bool, time: Duration) -> Result<Trace> {
+    on_line(link, 1, async |branch| {
+        let capture = branch.lab.in_centre(Capture::start)??;
+        branch.down.set_rate(rate.into());
+        let replication = Replication::dial(branch, RATE, None).await?;
+        replication.receive_all_the_time().await?;
+        let (mut rates, mut deepest, began) = (vec![(0, rate.bits() as f64)], rate, Instant::now());
+        while began.elapsed() < time {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            if changing {
+                let next = BitsPerSec::kbit(CHANGES[rates.len() % CHANGES.len()]);
+                let before = since_1970()?;
+                branch.down.set_rate(next.into());
+                let higher = rates.last().is_none_or(|(_, last)| next.bits() as f64 > *last);
+                rates.push((if higher { before } else { since_1970()? }, next.bits() as f64));
+                deepest = deepest.max(next);
+            }
+        }
+        replication.close().await;
+        // Nothing leaves from here on that the capture would not see.
+        branch.down.set_silent(true);
+        let metered = branch.gateway.meter().sent_bytes;
+        let packets: Vec<(u64, u64)> = capture.finish().iter().map(|packet| (packet.at, packet.bytes)).collect();
+        let captured: u64 = packets.iter().map(|(_, bytes)| bytes).sum();
+        Ok(Trace { packets, rates, deepest, unmetered: captured.abs_diff(metered) })
+    })
+}
+
+/// Use of the rate down with a backlog.
+fn used_down(time: Duration) -> Result<Vec<Row>> {
+    on_line(line(random(0.005)), 2, async |branch| {
+        let capture = branch.lab.in_centre(Capture::start)??;
+        branch.down.set_rate(RATE.into());
+        let replication = Replication::dial(branch, RATE, None).await?;
+        replication.receive_all_the_time().await?;
+        let from = since_1970()?;
+        tokio::time::sleep(time).await;
+        let until = since_1970()?;
+        replication.close().await;
+        let packets: Vec<(u64, u64)> = capture.finish().iter().map(|packet| (packet.at, packet.bytes)).collect();
+        Ok(vec![Row::at_least("use of 1.6 Mbit/s down at 0.5 % loss", 98.0, share(&packets, from, until), "%")])
+    })
+}
+
+/// How the packets of both directions are marked, with a backlog each way.
+fn marked(time: Duration) -> Result<Vec<Row>> {
+    on_line(line(random(0.005)), 2, async |branch| {
+        let up = Capture::start()?;
+        let down = branch.lab.in_centre(Capture::start)??;
+        branch.down.set_rate(RATE.into());
+        let replication = Replication::dial(branch, RATE, None).await?;
+        replication.receive_all_the_time().await?;
+        replication.send_all_the_time();
+        let port = replication.socket.local_addr()?.port();
+        let from = since_1970()?;
+        tokio::time::sleep(time).await;
+        let until = since_1970()?;
+        replication.close().await;
+        let (up, down) = (up.finish(), down.finish());
+        // Until it is known whose a connection is, the gateway marks nothing.
+        let known = |packet: &&Captured| (from..until).contains(&packet.at);
+        let wrong = |is_data: bool, packet: &Captured| packet.dscp != if is_data { LOWER_EFFORT } else { 0 };
+        let wrong_up = up.iter().filter(|packet| wrong(packet.port == port, packet)).count();
+        let wrong_down = down.iter().filter(known).filter(|packet| wrong(packet.to == port, packet)).count();
+        let control = down.iter().filter(known).filter(|packet| packet.to != port).count();
+        Ok(vec![
+            Row::at_most("up, data not marked LE or control not CS0", 0.0, wrong_up as f64, "packets"),
+            Row::at_most("down, data not marked LE or control not CS0", 0.0, wrong_down as f64, "packets"),
+            Row::told("packets that were looked at", (up.len() + down.len()) as f64, "packets"),
+            Row::at_least("down, of them control", 1.0, control as f64, "packets"),
+        ])
     })
 }
 

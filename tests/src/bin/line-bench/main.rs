@@ -4,7 +4,7 @@
 //! ```text
 //!   ends       the gateway and the branch's services at both ends; replication over the shaped socket
 //!   foreground the branch's own traffic: transactions, a greedy upload, voice
-//!   keeping    conformance, use, the window's end, changes of the rate, what a datagram costs
+//!   keeping    conformance, use, the window's end, changes of the rate, what a datagram costs; the same of the gateway's direction, marks
 //!   decided    decide() timed; quotas over kills, grants among 500 edges and a year of a site, simulated
 //!   telemetry  what an edge without work spends
 //!   polite     what the branch's own traffic loses beside replication, and what replication gets
@@ -36,7 +36,7 @@ struct Args {
     /// a smoke run: seconds instead of minutes, too short for stable figures
     #[arg(long)]
     quick: bool,
-    /// only these parts: decided, telemetry, keeping, transactions, transactions-above, upload, voice; may be repeated
+    /// only these parts: decided, telemetry, keeping, down, transactions, transactions-above, upload, voice; may be repeated
     #[arg(long)]
     only: Vec<String>,
 }
@@ -88,9 +88,10 @@ struct Part {
     rows: fn(bool) -> Result<Vec<Row>>,
 }
 
-static PARTS: [Part; 8] = [
+static PARTS: [Part; 9] = [
     Part { name: "decided", alone: true, rows: decided::rows },
     Part { name: "keeping", alone: true, rows: keeping::rows },
+    Part { name: "down", alone: true, rows: keeping::down },
     Part { name: "voice", alone: true, rows: polite::voice },
     Part { name: "transactions", alone: false, rows: |quick| polite::transactions(quick, 1_600, (10.0, 15.0)) },
     Part { name: "telemetry", alone: false, rows: telemetry::rows },
