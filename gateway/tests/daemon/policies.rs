@@ -98,7 +98,12 @@ fn a_policy_reaches_a_connected_edge_at_once_and_another_when_it_comes() {
         hears_only_the_time(&mut control).await;
         let release = PolicyRequest::Release { site: "b".into(), author: signature() };
         assert_eq!(change(&world, release)[0].version, 8);
-        assert!(policy(&mut control).await.document.starts_with("version = 8\n"));
+        let third = policy(&mut control).await;
+        assert_eq!(
+            third.document,
+            DOCUMENT.replace("# ours", "version = 8 # ours"),
+            "held and released, it says what it did"
+        );
     });
 }
 
