@@ -111,9 +111,11 @@ async fn answer(connection: Connection, peer: Peer, down: Shaper) -> Result<()> 
             stream.read_exact(&mut kind).await?;
             peer.join(&down, if kind == *b"m" { Class::Control } else { Class::Data });
             connection.set_receive_window(shaping::GATEWAY_WINDOW.into());
-            while kind == *b"d" {
-                connection.set_send_window(shaping::send_window(down.rate()));
-                answer.write_all(&[0x5a; 16 << 10]).await?;
+            if kind == *b"d" {
+                loop {
+                    connection.set_send_window(shaping::send_window(down.rate()));
+                    answer.write_all(&[0x5a; 16 << 10]).await?;
+                }
             }
             let mut total = 0u64;
             while let Some(chunk) = stream.read_chunk(usize::MAX, true).await? {

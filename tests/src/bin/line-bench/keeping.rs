@@ -196,7 +196,7 @@ fn marked(time: Duration) -> Result<Vec<Row>> {
         Ok(vec![
             Row::at_most("up, data not marked LE or control not CS0", 0.0, wrong_up as f64, "packets"),
             Row::at_most("down, data not marked LE or control not CS0", 0.0, wrong_down as f64, "packets"),
-            Row::told("packets that were looked at", (up.len() + down.len()) as f64, "packets"),
+            Row::told("packets that were looked at", (up.len() + down.iter().filter(known).count()) as f64, "packets"),
             Row::at_least("down, of them control", 1.0, control as f64, "packets"),
         ])
     })
