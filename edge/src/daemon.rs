@@ -17,6 +17,7 @@ use crate::state::{AddError, State, StateError};
 use crate::status::{SendingStatus, Status, Surroundings, VolumeStatus, line};
 use crate::volume::Volume;
 use crate::volumes::{VolumeEntry, VolumesError};
+use crate::worker::Worker;
 use crate::{admin, text};
 use dedupe::{Encoder, GenerationId, Progress};
 use monitoring::{Check, Health, MetricError, Registry, ServeError};
@@ -39,6 +40,9 @@ const ROOM_WAIT: Duration = Duration::from_secs(10);
 /// Why a daemon could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The system has no room for a thread.
+    #[error("cannot start the thread that codes parcels: {0}; look for a limit on threads or memory")]
+    Thread(#[source] std::io::Error),
     /// The state directory.
     #[error(transparent)]
     State(#[from] StateError),
@@ -192,6 +196,7 @@ impl Daemon {
             encoder: Arc::new(Encoder::new(disk.store.clone(), options)),
             disk,
             coder: Arc::new(Semaphore::new(1)),
+            coding: Worker::start("coder").map_err(StartError::Thread)?,
             gate: Gate::new(link.shaper().clone()),
             link,
             held: Mutex::new(HashMap::new()),

@@ -37,6 +37,7 @@ pub mod status;
 pub mod text;
 pub mod volume;
 pub mod volumes;
+mod worker;
 
 pub use config::Config;
 pub use daemon::{CaptureReport, Daemon, DaemonError, Extent, StartError};

@@ -16,6 +16,7 @@ use crate::sender::{Action, Event, Job, Sender, State, Target};
 use crate::spool::SpoolError;
 use crate::state::State as Disk;
 use crate::volume::Volume;
+use crate::worker::Worker;
 use coding::Coding;
 use dedupe::{BLOCK, Effort, Encoded, Encoder, FoundMarks, Generation, GenerationId, LineageId, Mark, Plan};
 use flight::Flight;
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) encoder: Arc<Encoder>,
     /// One parcel is coded at a time: the memory ceiling has room for one.
     pub(crate) coder: Arc<Semaphore>,
+    /// Where it is planned and coded.
+    pub(crate) coding: Worker,
     /// Parcels of all volumes are handed to the line here, piece by piece.
     pub(crate) gate: Gate,
     /// What the gateway has sealed, by lineage.

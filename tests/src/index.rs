@@ -210,7 +210,7 @@ fn anchor_lookups(database: &Database, count: u64) -> Result<f64> {
 }
 
 /// Largest resident set of this process so far, bytes. A file that is mapped or cached by the kernel does not count.
-fn peak_rss() -> Result<u64> {
+pub(crate) fn peak_rss() -> Result<u64> {
     let text = std::fs::read_to_string("/proc/self/status")?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("/proc/self/status has no VmHWM")?;
     let kib: u64 = line.split_whitespace().next().context("VmHWM has a number")?.parse()?;

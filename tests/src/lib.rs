@@ -19,6 +19,7 @@ pub mod images;
 pub mod index;
 pub mod line;
 pub mod report;
+pub mod scale;
 pub mod volumes;
 pub mod wan;
 pub mod world;

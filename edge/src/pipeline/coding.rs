@@ -38,7 +38,7 @@ impl Pipeline {
         self.shared.tracker.spawn(async move {
             let Ok(permit) = shared.coder.clone().acquire_owned().await else { return };
             let encoder = shared.encoder.clone();
-            let (planned, cpu) = blocking(move || {
+            let planning = shared.coding.run(move || {
                 let before = thread_cpu();
                 let planned = encoder.plan(&job, &|id| held.contains(&id)).map(|plan| {
                     plan.map(|mut plan| {
@@ -47,8 +47,8 @@ impl Pipeline {
                     })
                 });
                 (planned.map_err(|error| error.to_string()), thread_cpu().saturating_sub(before))
-            })
-            .await;
+            });
+            let (planned, cpu) = planning.await;
             let _ = me.send(Input::Planned(attempt, permit, planned, cpu)).await;
         });
     }
@@ -123,9 +123,9 @@ impl Pipeline {
         let (Some(plan), Some(permit)) = (self.coding.plan.take(), self.coding.permit.take()) else { return };
         let effort = self.pace.choose(self.coding.raw, self.busy());
         let held = self.usable();
-        let (encoder, me) = (self.shared.encoder.clone(), self.me.clone());
+        let (encoder, coding, me) = (self.shared.encoder.clone(), self.shared.coding.clone(), self.me.clone());
         self.shared.tracker.spawn(async move {
-            let encoded = blocking(move || encoder.encode(*plan, effort, &|id| held.contains(&id))).await;
+            let encoded = coding.run(move || encoder.encode(*plan, effort, &|id| held.contains(&id))).await;
             let encoded = encoded.map(Box::new).map_err(|error| error.to_string());
             let _ = me.send(Input::Encoded(attempt, permit, effort, encoded)).await;
         });

@@ -51,6 +51,15 @@ enum What {
         #[arg(long, value_parser = parse_size, default_value = "1TB")]
         cache: u64,
     },
+    /// Works on a volume of 50 TB whose slab records are made on demand, and measures the edge's memory.
+    Scale {
+        /// The volume.
+        #[arg(long, value_parser = parse_size, default_value = "50TB")]
+        size: u64,
+        /// The edge's memory ceiling.
+        #[arg(long, value_parser = parse_size, default_value = "1 GiB")]
+        memory: u64,
+    },
     /// Captures an image, and again unchanged, beside one thread of the bare hash.
     Capture {
         /// The image; 1 GB or more, and small enough for the page cache.
@@ -73,6 +82,7 @@ fn main() -> Result<()> {
             verdicts.extend(bench.anchors(*cache)?);
             verdicts
         }
+        What::Scale { size, memory } => lab::scale::at(work.path(), ByteCount(*size), ByteCount(*memory))?,
         What::Capture { image, peers } => capture(work.path(), image, *peers)?,
     };
     print_verdicts(&verdicts);
