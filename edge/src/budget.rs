@@ -7,9 +7,8 @@ pub const MIN_MEMORY: ByteCount = ByteCount(384 << 20);
 /// The default ceiling: what a branch's box of 8 GiB can always spare.
 pub const DEFAULT_MEMORY: ByteCount = ByteCount(1 << 30);
 
-/// Program, runtime, QUIC windows, the journal's cache, zstd's smaller tables, allocator slack: with 96 MiB the peak was 440 MiB at a ceiling of 384, with
-/// 144 MiB 386, with 160 MiB 391.
-const FIXED: usize = 172 << 20;
+/// Program, runtime, QUIC windows, the journal's cache, zstd's smaller tables, allocator slack: with 172 MiB the peak was 272 MiB at a ceiling of 384.
+const FIXED: usize = 128 << 20;
 /// One capture worker: a slab's record old and new, a run of new bytes on its way into chunks (4 MiB), its read buffer (1 MiB), compression state.
 const PER_WORKER: usize = 8 << 20;
 /// New bytes of one parcel at most; larger ones brought nothing once what was just sent is a base too.

@@ -89,7 +89,6 @@ impl Sender {
             index_cache: budget.index_cache,
             record_cache: budget.record_cache,
             pack_target: budget.pack,
-            ..StoreOptions::default()
         };
         let end = End::make(folder, options)?;
         let lineage = LineageId::random();

@@ -219,7 +219,7 @@ fn the_commands_change_show_and_explain() {
     let imported = stdout(&run(&format!("holidays import --site b {calendar} --reason 2026")));
     assert!(imported.contains("version 7 (holidays imported: 1 days off"), "{imported}");
     let shown = stdout(&run("policy show --site b"));
-    assert!(shown.starts_with("version = 7\n") && shown.contains("\"2026-10-01 National Day\""), "{shown}");
+    assert!(shown.starts_with("version = 7 # ours\n") && shown.contains("\"2026-10-01 National Day\""), "{shown}");
     assert!(stdout(&run("policy show --site b --version 1")).contains("# ours"));
     let history = stdout(&run("policy history --site b"));
     let words = ["policy set", "override 2: boost", "held", "released", "override 2 ended", "holidays imported"];
