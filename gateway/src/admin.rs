@@ -8,7 +8,7 @@ pub mod render;
 pub mod socket;
 
 pub use handlers::{Admin, watch};
-pub use policy::{PolicyAnswer, PolicyRequest, Signature};
+pub use policy::{Bending, PolicyAnswer, PolicyRequest, Signature};
 
 use crate::rehydrate;
 use dedupe::UnixMillis;
@@ -301,6 +301,9 @@ pub enum AdminError {
     /// A rate is none.
     #[error(transparent)]
     Rate(shaping::ParseRateError),
+    /// A class is none.
+    #[error("`{0}` is no class of volumes: write critical, normal or bulk")]
+    Class(String),
     /// It is not said for whom a policy is.
     #[error("say for whom the policy is: for one site by --site, or for all sites of a tenant by --all-of")]
     Whose,

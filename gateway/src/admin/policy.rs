@@ -7,6 +7,24 @@ use crate::policies::{Changed, holidays, preview::Preview, report::LineReport};
 use dedupe::UnixMillis;
 use serde::{Deserialize, Serialize};
 
+/// How an override bends the schedule, in the words of whoever asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Bending {
+    /// Nothing is sent.
+    Pause,
+    /// Another rate.
+    Boost {
+        /// The rate, `unlimited` for the line's cap.
+        rate: String,
+        /// Also in a blackout.
+        pierce: bool,
+    },
+    /// The volume is served with another class: `critical`, `normal` or `bulk`.
+    Class(String),
+    /// The volume has another weight within its class.
+    Weight(u32),
+}
+
 /// What is asked about policies.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
@@ -47,10 +65,8 @@ pub enum PolicyRequest {
     Bend {
         /// The site's name.
         site: String,
-        /// The rate, `unlimited` for the line's cap; `None`: nothing is sent.
-        boost: Option<String>,
-        /// Also in a blackout.
-        pierce: bool,
+        /// How.
+        bend: Bending,
         /// From when on; else at once.
         from: Option<String>,
         /// Until when.

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
-use sluice_gateway::admin::{PolicyRequest, Request, Signature};
+use sluice_gateway::admin::{Bending, PolicyRequest, Request, Signature};
 use sluice_gateway::policies::{self, holidays::MAX_CALENDAR};
 use sluice_gateway::text;
 use std::io::Read;
@@ -101,7 +101,7 @@ pub(crate) enum OverrideCommand {
         #[arg(long, value_name = "TIME")]
         from: Option<String>,
         /// Boost in a blackout too.
-        #[arg(long, conflicts_with = "pause")]
+        #[arg(long, conflicts_with_all = ["pause", "class", "weight"])]
         pierce: bool,
         /// For this volume only.
         #[arg(long)]
@@ -136,6 +136,24 @@ pub(crate) struct BendArgs {
     /// This rate in the place of the schedule's, never above the line's cap; "unlimited" for the cap itself.
     #[arg(long, value_name = "RATE")]
     boost: Option<String>,
+    /// The volume is served with this class.
+    #[arg(long, requires = "volume", value_parser = ["critical", "normal", "bulk"])]
+    class: Option<String>,
+    /// The volume has this weight within its class.
+    #[arg(long, requires = "volume", value_parser = clap::value_parser!(u32).range(1..))]
+    weight: Option<u32>,
+}
+
+impl BendArgs {
+    /// What was asked for; clap sees to it that exactly one thing was.
+    fn asked(self, pierce: bool) -> Bending {
+        match (self.boost, self.class, self.weight) {
+            (Some(rate), ..) => Bending::Boost { rate, pierce },
+            (_, Some(class), _) => Bending::Class(class),
+            (.., Some(weight)) => Bending::Weight(weight),
+            _ => Bending::Pause,
+        }
+    }
 }
 
 #[derive(Subcommand)]
@@ -182,8 +200,7 @@ pub(crate) fn override_request(command: OverrideCommand) -> Request {
     Request::Policy(match command {
         OverrideCommand::Add { site, bend, until, lasts, from, pierce, volume, author } => PolicyRequest::Bend {
             site,
-            boost: bend.boost,
-            pierce,
+            bend: bend.asked(pierce),
             from,
             until,
             seconds: lasts.map(|lasts| lasts.as_secs()),

@@ -184,6 +184,36 @@ fn a_backup_keeps_policies_their_audit_and_the_key() {
 }
 
 #[test]
+fn a_volume_is_given_another_class_or_weight_for_a_while() {
+    let world = World::new();
+    world.token("b");
+    change(&world, set("b", DOCUMENT));
+    let state = world.state().to_str().unwrap().to_owned();
+    let run = |line: &str| {
+        let mut args: Vec<&str> = line.split_whitespace().collect();
+        args.extend(["override", "add", "--site", "b", "--for", "2h", "--reason", "migration", "--state", &state]);
+        args.rotate_left(line.split_whitespace().count());
+        gateway(&args)
+    };
+    let class = stdout(&run("--volume mail --class critical"));
+    assert!(class.contains("version 2 (override 2: class critical"), "{class}");
+    let weight = stdout(&run("--volume mail --weight 300"));
+    assert!(weight.contains("version 3 (override 3: weight 300"), "{weight}");
+    let document = stdout(&gateway(&["policy", "show", "--site", "b", "--state", &state]));
+    assert!(document.contains("bend = \"class critical\"") && document.contains("volume = \"mail\""), "{document}");
+    let refused = |line: &str, words: &str| {
+        let output = run(line);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && text.contains(words), "{line}: {text}");
+    };
+    refused("--class critical", "--volume");
+    refused("--volume mail --class urgent", "critical, normal, bulk");
+    refused("--volume mail --weight 0", "0 is not in");
+    refused("--volume mail --weight 20000", "between 1 and 10000");
+    refused("--pause --pierce", "--pierce");
+}
+
+#[test]
 fn the_commands_change_show_and_explain() {
     let world = World::new();
     world.token("b");

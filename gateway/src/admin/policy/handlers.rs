@@ -1,11 +1,11 @@
 //! What each request about policies does.
 
-use super::{OverrideLine, PolicyAnswer, PolicyRequest, Signature};
+use super::{Bending, OverrideLine, PolicyAnswer, PolicyRequest, Signature};
 use crate::admin::{Admin, AdminError, Answer};
 use crate::catalogue::Site;
 use crate::policies::report::EventLine;
 use crate::policies::{self, Author, Change, ChangeError, Wanted, holidays, preview, report};
-use shaping::policy::Bend;
+use shaping::policy::{Bend, VolumeClass};
 
 impl Admin {
     pub(in crate::admin) fn policy(&self, request: PolicyRequest) -> Result<Answer, AdminError> {
@@ -25,10 +25,17 @@ impl Admin {
                 let events = self.state.catalogue.line_events(self.site(&site)?.id)?;
                 Ok(PolicyAnswer::History { events: events.iter().map(EventLine::from).collect() })
             }
-            PolicyRequest::Bend { site, boost, pierce, from, until, seconds, volume, author } => {
-                let bend = match boost {
-                    Some(rate) => Bend::Boost { rate: rate.parse().map_err(AdminError::Rate)?, pierce },
-                    None => Bend::Pause,
+            PolicyRequest::Bend { site, bend, from, until, seconds, volume, author } => {
+                let bend = match bend {
+                    Bending::Pause => Bend::Pause,
+                    Bending::Boost { rate, pierce } => {
+                        Bend::Boost { rate: rate.parse().map_err(AdminError::Rate)?, pierce }
+                    }
+                    Bending::Class(word) => {
+                        let class = VolumeClass::ALL.into_iter().find(|class| class.word() == word);
+                        Bend::Class(class.ok_or(AdminError::Class(word))?)
+                    }
+                    Bending::Weight(weight) => Bend::Weight(weight),
                 };
                 let change = Change::Bend(Wanted { bend, from, until, seconds, volume });
                 self.change(&[self.site(&site)?], change, &author)
