@@ -20,6 +20,7 @@ use crate::ingest::Receiving;
 use crate::packs::ObjectPacks;
 use crate::policies;
 use crate::repairs::Repairs;
+use crate::telemetry::Telemetry;
 use dedupe::{GenerationId, Keys, PackStorage, StorageError, Store, StoreError, StoreOptions, TenantId, UnixMillis};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -87,6 +88,8 @@ pub struct State {
     pub time: Arc<KnownTime>,
     /// Validity of an edge's certificate.
     pub certificate_validity: Duration,
+    /// What edges told of themselves last.
+    pub telemetry: Telemetry,
     tenants: Mutex<HashMap<TenantId, Arc<TenantStore>>>,
 }
 
@@ -141,6 +144,7 @@ impl State {
             policy_key,
             time,
             certificate_validity: config.certificate_validity,
+            telemetry: Telemetry::default(),
             tenants: Mutex::default(),
         }))
     }
