@@ -1,11 +1,13 @@
 //! Tenants, sites, tokens and certificates: what the gateway knows beside the stores. One redb file, `catalogue.redb`.
 //!
-//! What it knows of lines (policies, audit, evidence) is in `catalogue/policies.rs`.
+//! What it knows of lines (policies, audit, evidence) is in `catalogue/policies.rs`, of people and programs in `catalogue/people.rs`.
 //!
 //! The API is the narrow waist for a shared database later: each method is one transaction, and nothing of redb shows.
 
+mod people;
 mod policies;
 
+pub use people::{Account, Answered, ApiToken, Approval, AuditRow, NewAudit};
 pub use policies::{EdgePolicy, LineChange, LineEvent, PolicyRow};
 
 use dedupe::{SiteId, TenantId, UnixMillis};
@@ -432,7 +434,7 @@ impl Catalogue {
 
 /// Every table that there is.
 fn tables() -> impl Iterator<Item = Table> {
-    [SETTINGS, TENANTS, SITES, TOKENS, CERTIFICATES].into_iter().chain(policies::TABLES)
+    [SETTINGS, TENANTS, SITES, TOKENS, CERTIFICATES].into_iter().chain(policies::TABLES).chain(people::TABLES)
 }
 
 fn insert_certificate(
