@@ -40,9 +40,11 @@ mod health;
 mod process;
 mod registry;
 mod server;
+mod within;
 
 pub use health::{Check, CheckReport, Health, HealthReport};
 pub use process::{MemoryUse, register_process};
 pub use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 pub use registry::{MetricError, Registry};
 pub use server::{ServeError, bind, router, serve};
+pub use within::{Limited, Limits, Peer, Seat, serve_within};
