@@ -18,13 +18,13 @@
 mod caller;
 mod idempotency;
 mod jobs;
-mod people;
-mod policy;
+pub(crate) mod people;
+pub(crate) mod policy;
 pub mod problem;
 mod session;
-mod sites;
-mod system;
-mod volumes;
+pub(crate) mod sites;
+pub(crate) mod system;
+pub(crate) mod volumes;
 
 pub(crate) use caller::{Me, signed_in};
 pub(crate) use idempotency::Idempotency;

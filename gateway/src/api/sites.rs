@@ -44,12 +44,40 @@ pub(crate) struct Filter {
     /// Of this tenant.
     tenant: Option<String>,
     /// In this state.
+    #[serde(default, deserialize_with = "empty_is_none")]
     state: Option<SiteState>,
     /// Only those that need somebody.
     attention: Option<bool>,
 }
 
+/// A form sends an empty field where nothing is chosen.
+fn empty_is_none<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<SiteState>, D::Error> {
+    let word = String::deserialize(from)?;
+    if word.is_empty() {
+        return Ok(None);
+    }
+    let state = SiteState::ALL.into_iter().find(|state| state.word() == word);
+    state
+        .map(Some)
+        .ok_or_else(|| serde::de::Error::custom(format!("`{}` is no state of a site", crate::text::printable(&word))))
+}
+
 impl Filter {
+    /// Part of the site's name.
+    pub(crate) fn q(&self) -> &str {
+        self.q.as_deref().unwrap_or_default()
+    }
+
+    /// In this state.
+    pub(crate) fn state(&self) -> Option<SiteState> {
+        self.state
+    }
+
+    /// Only those that need somebody.
+    pub(crate) fn attention(&self) -> bool {
+        self.attention.unwrap_or(false)
+    }
+
     /// The sites of a snapshot that the caller sees and that fit.
     pub(crate) fn of(&self, snapshot: &Snapshot, tenants: &[Tenant], caller: &Caller) -> Vec<Arc<SiteView>> {
         let seen: Vec<&str> =
