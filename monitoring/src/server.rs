@@ -92,8 +92,7 @@ pub async fn serve_routes(
     };
     let cut = CancellationToken::new();
     let limited = Limited { listener, room: Arc::new(Semaphore::new(MAX_CONNECTIONS)), cut: cut.clone() };
-    let mut serving =
-        pin!(async { axum::serve(limited, routes).with_graceful_shutdown(shutdown).await });
+    let mut serving = pin!(async { axum::serve(limited, routes).with_graceful_shutdown(shutdown).await });
     let deadline = async {
         if drain.await.is_err() {
             return std::future::pending().await;

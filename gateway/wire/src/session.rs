@@ -121,7 +121,7 @@ enum Phase {
     /// The hello is being judged.
     Admitting,
     /// At work.
-    Open(Open),
+    Open(Box<Open>),
     /// Over.
     Closed,
 }
@@ -169,7 +169,7 @@ impl Session {
             }
             (Phase::Fresh { .. }, Event::Said(_)) => self.break_off("the first message has to be a hello"),
             (Phase::Admitting, Event::Admitted(welcome)) => {
-                self.phase = Phase::Open(Open::default());
+                self.phase = Phase::Open(Box::default());
                 vec![Action::Send(FromGateway::Welcome(welcome))]
             }
             (Phase::Admitting, Event::Said(_)) => self.break_off("a message came before the welcome"),
