@@ -38,7 +38,6 @@ struct Place<'a> {
     volume: &'a str,
     zone: TimeZone,
     language: Language,
-    now: jiff::Timestamp,
 }
 
 async fn show(
@@ -73,8 +72,7 @@ async fn show(
         _ => None,
     };
     let language = visitor.language;
-    let now = timestamp(web.state.now());
-    let place = Place { tenant: &tenant, site: &site, volume: &volume, zone, language, now };
+    let place = Place { tenant: &tenant, site: &site, volume: &volume, zone, language };
     let jobs: Vec<JobView> =
         web.jobs.seen_by(&visitor.caller).iter().map(|job| job.view()).filter(|job| job.object == name).collect();
     let content = html! {
