@@ -12,6 +12,8 @@
 //! A site without a policy runs at the constant rate of its configuration; where that has none either, it is closed. From its first policy on the
 //! policy decides, and the configuration's rate is a ceiling.
 
+mod ahead;
+mod cause;
 pub(crate) mod held;
 mod local;
 mod minutes;
@@ -20,8 +22,10 @@ pub(crate) mod records;
 mod state;
 mod table;
 
+pub use ahead::{Bent, ClockView, Stretch};
+pub use cause::{Cause, Decided};
 pub use held::{Held, HeldError};
-pub use local::{LocalError, LocalRecord};
+pub use local::{LONGEST_BOOST, LONGEST_PAUSE, LocalError, LocalRecord};
 pub use outlook::{Advice, Boost, NoAdvice, Sureness};
 pub use records::Anchor;
 pub use state::{Clocks, Crossed, Kept, Look, State};
@@ -57,6 +61,9 @@ pub struct Standing {
     pub reason: String,
     /// The sentence for people: `closed until Mon 2026-11-23 19:30 by the schedule (closed)`.
     pub sentence: String,
+    /// The same as data.
+    #[serde(default)]
+    pub decided: Decided,
     /// The version of the policy in force; none: the configuration decides.
     pub policy: Option<u64>,
     /// What is wrong with the policy, if anything is.
@@ -108,6 +115,7 @@ impl Line {
                 open: false,
                 reason: Reason::NoPolicy.word().into(),
                 sentence: String::new(),
+                decided: Decided::default(),
                 policy: None,
                 fault: None,
                 clock: ClockTrust::Untrusted,
@@ -347,11 +355,11 @@ impl Line {
 
 fn standing_of<E>(state: &State, look: &Look<E>) -> Standing {
     let (allowed, local) = (&look.allowed, state.bends());
-    let (sentence, quotas) = match &state.held {
+    let (sentence, decided, quotas) = match &state.held {
         Some(held) => {
             let rules = held.policy.quotas.iter().zip(&look.quotas);
             let quotas = rules.map(|(rule, used)| (Policy::period_name(rule.period).to_owned(), used.used, rule.limit));
-            (allowed.explain(&held.policy, &local), quotas.collect())
+            (allowed.explain(&held.policy, &local), Decided::of(allowed, &held.policy, &local), quotas.collect())
         }
         None => {
             let why = match (allowed.reason, &state.fault) {
@@ -362,7 +370,7 @@ fn standing_of<E>(state: &State, look: &Look<E>) -> Standing {
                     .to_owned(),
             };
             let rate = if allowed.up.is_open() { allowed.up.to_string() } else { "closed".into() };
-            (format!("{rate} {why}"), Vec::new())
+            (format!("{rate} {why}"), Decided::without_policy(allowed, state, &local), Vec::new())
         }
     };
     Standing {
@@ -370,6 +378,7 @@ fn standing_of<E>(state: &State, look: &Look<E>) -> Standing {
         open: allowed.up.is_open(),
         reason: allowed.reason.word().into(),
         sentence,
+        decided,
         policy: state.held.as_ref().map(|held| held.policy.version),
         fault: state.fault.clone(),
         clock: look.clock,

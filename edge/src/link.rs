@@ -66,7 +66,35 @@ pub enum LinkState {
         retry_at: u64,
         /// Only a person can help.
         needs_person: bool,
+        /// What kind of trouble it is, for whoever says it in another language.
+        #[serde(default)]
+        cause: DownCause,
     },
+}
+
+/// Why there is no session, as one of few kinds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DownCause {
+    /// The name of the gateway does not resolve.
+    Resolve,
+    /// Nothing answers: the line is cut, a firewall drops UDP, or the gateway is off.
+    Silent,
+    /// The gateway stops or started anew.
+    Restarts,
+    /// The site is revoked.
+    Revoked,
+    /// Another edge has the same identity.
+    Cloned,
+    /// A certificate was refused.
+    Certificate,
+    /// The two ends have no protocol version in common.
+    Version,
+    /// The identity in the state directory cannot be used.
+    Identity,
+    /// Anything else.
+    #[default]
+    Other,
 }
 
 /// Why a session could not be had, or ended.
@@ -130,6 +158,24 @@ impl From<StreamError> for LinkError {
 }
 
 impl LinkError {
+    fn cause(&self) -> DownCause {
+        match self {
+            LinkError::Resolve { .. } => DownCause::Resolve,
+            LinkError::Silent | LinkError::Ended(Ended::TimedOut) => DownCause::Silent,
+            LinkError::Bye(Refusal::Revoked) | LinkError::Ended(Ended::Closed { code: CloseCode::Revoked, .. }) => {
+                DownCause::Revoked
+            }
+            LinkError::Bye(Refusal::Cloned) | LinkError::Ended(Ended::Closed { code: CloseCode::Cloned, .. }) => {
+                DownCause::Cloned
+            }
+            LinkError::Ended(Ended::Reset | Ended::Closed { code: CloseCode::Stopping, .. }) => DownCause::Restarts,
+            LinkError::Ended(Ended::Certificate { .. }) => DownCause::Certificate,
+            LinkError::Ended(Ended::NoCommonVersion) => DownCause::Version,
+            LinkError::Identity(_) | LinkError::NoAddress => DownCause::Identity,
+            _ => DownCause::Other,
+        }
+    }
+
     fn trouble(&self) -> Trouble {
         match self {
             LinkError::Bye(Refusal::Revoked | Refusal::Cloned) | LinkError::Identity(_) => Trouble::Person,
@@ -284,7 +330,8 @@ impl Link {
             tracing::info!(why = %error, retry_in = ?wait, "no session with a gateway");
             let retry_at = machine_time().0 + wait.as_millis() as u64;
             let needs_person = trouble == Trouble::Person;
-            self.0.state.send_replace(LinkState::Down { why: error.to_string(), retry_at, needs_person });
+            let down = LinkState::Down { why: error.to_string(), retry_at, needs_person, cause: error.cause() };
+            self.0.state.send_replace(down);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = stop.cancelled() => break,
@@ -314,7 +361,8 @@ impl Link {
                 }
                 Err(error) => {
                     let retry_at = machine_time().0 + LOOK_FOR_IDENTITY.as_millis() as u64;
-                    let down = LinkState::Down { why: error.to_string(), retry_at, needs_person: true };
+                    let cause = DownCause::Identity;
+                    let down = LinkState::Down { why: error.to_string(), retry_at, needs_person: true, cause };
                     self.0.state.send_replace(down);
                 }
             }
@@ -434,8 +482,12 @@ impl Link {
         let (gateway, version_text) = (welcome.software.clone(), format!("{version:?}"));
         let state = LinkState::Connected { address: address.to_owned(), version: version_text, gateway };
         tracing::info!(address, ?version, gateway = welcome.software, "session with a gateway");
-        let (session, outbox) =
-            Session::new(welcome.session, data.as_ref().map(|data| data.connection.0.clone()), version);
+        let (session, outbox) = Session::new(
+            welcome.session,
+            control.0.clone(),
+            data.as_ref().map(|data| data.connection.0.clone()),
+            version,
+        );
         let session = Arc::new(session);
         self.0.state.send_replace(state);
         self.0.session.send_replace(Some(session.clone()));

@@ -5,15 +5,18 @@ mod cli;
 use anyhow::Context;
 use clap::Parser;
 use cli::{Arguments, Command};
+use sluice_edge::recent::Recent;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let is_daemon = matches!(arguments.command, Command::Run(_));
-    log(if is_daemon { "info" } else { "warn" });
+    let recent = log(if is_daemon { "info" } else { "warn" });
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -21,7 +24,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let result = runtime.block_on(dispatch(arguments));
+    let result = runtime.block_on(dispatch(arguments, recent));
     // A parcel that is still being coded after the drain's deadline must not hold the process: it is coded again with the next start.
     runtime.shutdown_background();
     result.unwrap_or_else(|error| {
@@ -30,21 +33,25 @@ fn main() -> ExitCode {
     })
 }
 
-async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
+async fn dispatch(arguments: Arguments, recent: Recent) -> anyhow::Result<ExitCode> {
     match arguments.command {
-        Command::Run(at) => run(at.load()?).await,
+        Command::Run(at) => run(at.load()?, recent).await,
         other => cli::dispatch(other).await,
     }
 }
 
 /// Runs the daemon until SIGTERM or SIGINT.
-async fn run(config: sluice_edge::Config) -> anyhow::Result<ExitCode> {
+async fn run(config: sluice_edge::Config, recent: Recent) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let daemon = sluice_edge::Daemon::start(config).await?;
+    daemon.keep_log(recent);
     match daemon.http_address() {
         Some(http) => tracing::info!(state = %daemon.config().state.display(), %http, "ready"),
         None => tracing::info!(state = %daemon.config().state.display(), "ready"),
+    }
+    if let Some(page) = daemon.page_address() {
+        tracing::info!(%page, "the page for people at the site; `sluice-edge page` says how to get there");
     }
     tokio::select! {
         _ = terminate.recv() => {}
@@ -56,9 +63,12 @@ async fn run(config: sluice_edge::Config) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Logs go to stderr; `RUST_LOG` overrides the level.
-fn log(level: &str) {
+/// Logs go to stderr, and the last lines stay in memory for diagnostics; `RUST_LOG` overrides the level.
+fn log(level: &str) -> Recent {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let terminal = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal).init();
+    let (terminal, recent) = (std::io::stderr().is_terminal(), Recent::default());
+    let shown = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(terminal);
+    let kept = tracing_subscriber::fmt::layer().with_writer(recent.clone()).with_ansi(false);
+    tracing_subscriber::registry().with(filter).with(shown).with(kept).init();
+    recent
 }

@@ -28,6 +28,7 @@ const RENEWAL_EVERY: Duration = Duration::from_secs(60);
 
 /// A control and a data connection that belong together.
 pub struct Session {
+    control: quinn::Connection,
     /// `None` while the rate is 0: data is closed, and not even a handshake may leave.
     data: Option<quinn::Connection>,
     id: u64,
@@ -47,11 +48,13 @@ pub struct AskError;
 impl Session {
     pub(super) fn new(
         id: u64,
+        control: quinn::Connection,
         data: Option<quinn::Connection>,
         version: Version,
     ) -> (Session, mpsc::Receiver<FromEdge>) {
         let (outbox, waiting) = mpsc::channel(OUTBOX);
         let session = Session {
+            control,
             data,
             id,
             version,
@@ -62,6 +65,11 @@ impl Session {
             ended: CancellationToken::new(),
         };
         (session, waiting)
+    }
+
+    /// The control connection: for its round trips and losses.
+    pub fn control(&self) -> &quinn::Connection {
+        &self.control
     }
 
     /// The data connection, unless the rate is 0.
