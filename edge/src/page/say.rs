@@ -165,30 +165,37 @@ fn connected(decided: &Decided, flow: u64, waits: bool, clock: &Clock, language:
             )
         }
         bits => {
-            let allowed = format::rate(bits.unwrap_or(u64::MAX), language);
             // What control alone sends is nothing to speak of.
             const TRICKLE: u64 = 4_000;
-            let flow = (flow >= TRICKLE).then(|| format::flow(flow));
-            match (flow, waits) {
-                (Some(flow), _) => (
-                    Tone::Good,
-                    sentence(
-                        format!("Connected. Sending {flow} of the {allowed} allowed{until}, {why}."),
-                        format!("已连接。正在以 {flow} 发送，允许 {allowed}{until}，{why}。"),
-                    ),
-                ),
-                (None, true) => (
+            let rate = bits.map(|bits| format::rate(bits, language));
+            let allowed = match (&rate, language) {
+                (Some(rate), Language::English) => format!("{rate} allowed"),
+                (None, Language::English) => "no limit holds".to_owned(),
+                (Some(rate), Language::Chinese) => format!("允许 {rate}"),
+                (None, Language::Chinese) => "不限速".to_owned(),
+            };
+            if flow >= TRICKLE {
+                let flow = format::flow(flow);
+                let of = rate.map_or_else(|| ", without a limit".to_owned(), |rate| format!(" of the {rate} allowed"));
+                let sentence = sentence(
+                    format!("Connected. Sending {flow}{of}{until}, {why}."),
+                    format!("已连接。正在以 {flow} 发送，{allowed}{until}，{why}。"),
+                );
+                return (Tone::Good, sentence);
+            }
+            match waits {
+                true => (
                     Tone::Busy,
                     sentence(
-                        format!("Connected. {allowed} allowed{until}, {why}; the next bytes are being made ready."),
-                        format!("已连接。允许 {allowed}{until}，{why}；正在准备待发送的数据。"),
+                        format!("Connected. {allowed}{until}, {why}; the next bytes are being made ready."),
+                        format!("已连接。{allowed}{until}，{why}；正在准备待发送的数据。"),
                     ),
                 ),
-                (None, false) => (
+                false => (
                     Tone::Good,
                     sentence(
-                        format!("Connected. Nothing waits to be sent; {allowed} allowed{until}, {why}."),
-                        format!("已连接。没有待发送的数据；允许 {allowed}{until}，{why}。"),
+                        format!("Connected. Nothing waits to be sent; {allowed}{until}, {why}."),
+                        format!("已连接。没有待发送的数据；{allowed}{until}，{why}。"),
                     ),
                 ),
             }

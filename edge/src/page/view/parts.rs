@@ -14,6 +14,9 @@ use maud::{Markup, html};
 use shaping::policy::ClockTrust;
 use std::time::Duration;
 
+/// Changes of the week that are shown at once.
+const SOON: usize = 6;
+
 impl Inside<'_> {
     pub(super) fn now(&self, facts: &Facts) -> Markup {
         let language = self.language;
@@ -139,7 +142,6 @@ impl Inside<'_> {
 
     pub(super) fn line(&self, facts: &Facts) -> Markup {
         let language = self.language;
-        let decided = &facts.status.allowance.decided;
         html! {
             section #line .card {
                 h2 { (language.of("The line", "线路")) }
@@ -147,7 +149,7 @@ impl Inside<'_> {
                 div data-live="line" data-working[matches!(facts.testing, Testing::Running)] {
                     dl.facts {
                         dt { (language.of("Used now", "当前使用")) }
-                        dd { (format::flow(facts.flow)) (language.of(" of ", "，允许 ")) (format::rate(decided.bits.unwrap_or(u64::MAX), language)) (language.of(" allowed", "")) }
+                        dd { (used(facts, language)) }
                         @if let Some(carries) = facts.carries {
                             dt { (language.of("It carries", "线路带宽")) }
                             dd { (format::rate(carries, language)) (language.of(", by the policy", "（按策略）")) }
@@ -179,17 +181,28 @@ impl Inside<'_> {
                     }
                     (self.tested(facts))
                 }
-                @if !matches!(facts.testing, Testing::Running) {
-                    form method="post" action="/line-test" {
-                        (self.csrf())
-                        button.plain type="submit" { (language.of("Test the line", "测试线路")) }
-                        @let (most, within) = line_test::cost(facts.status.allowance.decided.bits);
-                        p.hint { (language.of(
-                            format!("Sends up to {} within {} s, within what is allowed now. It counts towards quotas.", format::bytes(most), within.as_secs()),
-                            format!("在 {} 秒内发送最多 {}，不超过当前允许的速率，并计入流量配额。", within.as_secs(), format::bytes(most)),
-                        )) }
-                    }
+                @if !matches!(facts.testing, Testing::Running) { (self.test_form(facts)) }
+            }
+        }
+    }
+
+    fn test_form(&self, facts: &Facts) -> Markup {
+        let language = self.language;
+        let decided = &facts.status.allowance.decided;
+        let connected = matches!(facts.status.link, LinkState::Connected { .. });
+        let (most, within) = line_test::cost(decided.bits);
+        html! {
+            @if connected && decided.is_open() {
+                form method="post" action="/line-test" {
+                    (self.csrf())
+                    button.plain type="submit" { (language.of("Test the line", "测试线路")) }
+                    p.hint { (language.of(
+                        format!("Sends up to {} within {} s, within what is allowed now. It counts towards quotas.", format::bytes(most), within.as_secs()),
+                        format!("在 {} 秒内发送最多 {}，不超过当前允许的速率，并计入流量配额。", within.as_secs(), format::bytes(most)),
+                    )) }
                 }
+            } @else {
+                p.hint { (language.of("The line can be tested while it is connected and open.", "线路连通且开放时可进行线路测试。")) }
             }
         }
     }
@@ -281,29 +294,42 @@ impl Inside<'_> {
                     },
                     None => p { (language.of("There is no policy here yet.", "本机尚无策略。")) },
                 }
-                details open {
-                    summary { (language.of("Changes of the coming week", "未来一周的变化")) }
-                    table.stack {
-                        thead { tr {
-                            th scope="col" { (language.of("From", "开始")) }
-                            th scope="col" { (language.of("Rate", "速率")) }
-                            th scope="col" { (language.of("Why", "原因")) }
-                        } }
-                        tbody {
-                            @for row in ahead::week(facts, language) {
-                                tr {
-                                    th scope="row" { (row.at) }
-                                    td { @if row.is_open { b { (row.rate) } } @else { span.soft { (row.rate) } } }
-                                    td.soft { (row.why) }
-                                }
-                            }
-                        }
+                h3 { (language.of("What the line may be used for, in the coming week", "未来一周的可用速率")) }
+                @let mut rows = ahead::week(facts, language);
+                @let rest = rows.split_off(rows.len().min(SOON));
+                (self.changes(&rows))
+                @if !rest.is_empty() {
+                    details {
+                        summary { (language.of("The rest of the week", "本周其余时间")) }
+                        (self.changes(&rest))
                     }
                 }
                 @if let Some(document) = &facts.document {
                     details {
                         summary { (language.of("The document", "策略文档")) }
                         pre lang="en" { (document) }
+                    }
+                }
+            }
+        }
+    }
+
+    fn changes(&self, rows: &[ahead::Row]) -> Markup {
+        let language = self.language;
+        html! {
+            table.week {
+                thead { tr {
+                    th scope="col" { (language.of("From", "开始")) }
+                    th scope="col" { (language.of("Rate", "速率")) }
+                    th scope="col" { (language.of("Why", "原因")) }
+                } }
+                tbody {
+                    @for row in rows {
+                        tr {
+                            th scope="row" { (row.at) }
+                            td.nowrap { @if row.is_open { b { (row.rate) } } @else { span.soft { (row.rate) } } }
+                            td.soft { (row.why) }
+                        }
                     }
                 }
             }
@@ -366,6 +392,18 @@ impl Inside<'_> {
                 )) }
                 a.button.plain href="/diagnostics" download { (language.of("Download", "下载")) }
             }
+        }
+    }
+}
+
+/// What is sent now, beside what may be.
+fn used(facts: &Facts, language: Language) -> String {
+    let (flow, decided) = (format::flow(facts.flow), &facts.status.allowance.decided);
+    match decided.bits {
+        Some(0) => language.of(format!("{flow}; closed for data"), format!("{flow}；数据传输已关闭")),
+        bits => {
+            let allowed = format::rate(bits.unwrap_or(u64::MAX), language);
+            language.of(format!("{flow} of {allowed} allowed"), format!("{flow}，允许 {allowed}"))
         }
     }
 }
