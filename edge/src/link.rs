@@ -26,7 +26,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use wire::clock::{KnownTime, machine_time};
 use wire::message::{DataReply, DataRequest, FromEdge, FromGateway, Hello, Refusal, Welcome};
@@ -214,6 +214,8 @@ struct Inner {
     identity: Mutex<Option<Identity>>,
     endpoints: Mutex<HashMap<bool, Ends>>,
     pub(crate) listeners: Mutex<HashMap<LineageId, Listener>>,
+    /// Somebody enrolled this edge: no wait is worth anything any more.
+    enrolled: Notify,
     status: Mutex<Option<StatusSource>>,
     repairs: Mutex<Option<RepairSource>>,
 }
@@ -247,6 +249,7 @@ impl Link {
             identity: Mutex::new(None),
             endpoints: Mutex::default(),
             listeners: Mutex::default(),
+            enrolled: Notify::new(),
             status: Mutex::new(None),
             repairs: Mutex::new(None),
         }))
@@ -285,6 +288,11 @@ impl Link {
     /// The identity, once there is one.
     pub fn identity(&self) -> Option<Identity> {
         lock(&self.0.identity).clone()
+    }
+
+    /// Somebody enrolled this edge from within this process: dials at once, instead of when the wait is over.
+    pub(crate) fn was_enrolled(&self) {
+        self.0.enrolled.notify_one();
     }
 
     /// What the sockets have sent and received since the daemon started.
@@ -334,6 +342,7 @@ impl Link {
             self.0.state.send_replace(down);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
+                () = self.0.enrolled.notified() => {}
                 () = stop.cancelled() => break,
             }
         }
@@ -368,6 +377,7 @@ impl Link {
             }
             tokio::select! {
                 () = tokio::time::sleep(LOOK_FOR_IDENTITY) => {}
+                () = self.0.enrolled.notified() => {}
                 () = stop.cancelled() => return None,
             }
         }

@@ -88,14 +88,16 @@ impl Work {
             *enrolling = Enrolling::Running { step: Step::Key };
         }
         let (work, stop, config) = (self.clone(), daemon.stopping().clone(), daemon.config().clone());
+        let this = daemon.clone();
         daemon.tracker().spawn(async move {
             let show = |step| *lock(&work.0.enrolling) = Enrolling::Running { step };
             let enrolled = tokio::select! {
                 enrolled = enrol::enrol_showing(&config, &token, show) => enrolled,
                 () = stop.cancelled() => return,
             };
-            if let Err(error) = &enrolled {
-                tracing::warn!(%error, "enrolling by the page");
+            match &enrolled {
+                Ok(_) => this.link().was_enrolled(),
+                Err(error) => tracing::warn!(%error, "enrolling by the page"),
             }
             *lock(&work.0.enrolling) = match enrolled {
                 Ok(site) => Enrolling::Done { site },

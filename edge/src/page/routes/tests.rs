@@ -437,9 +437,6 @@ async fn the_page_is_whole_while_the_gateway_does_not_answer() {
         ),
         ("zh-CN", ["未连接", "未来 48 小时", "暂停", "第一步", "线路", "时钟", "策略", "本设备", "诊断"]),
     ] {
-        // Until the first attempt has failed it is being called.
-        let mut states = world.daemon.link().states();
-        states.wait_for(|state| matches!(state, LinkState::Down { .. })).await.unwrap();
         let page = world.get_in("/", &cookie, language).await.text;
         for word in words.iter().skip(1) {
             assert!(page.contains(word), "{language}: {word}");
@@ -451,6 +448,32 @@ async fn the_page_is_whole_while_the_gateway_does_not_answer() {
     let english = world.get("/language/zh?back=/", &cookie).await;
     let chosen = format!("{cookie}; {}", english.cookie().unwrap());
     assert!(world.get_in("/", &chosen, "en").await.text.contains("未来 48 小时"), "what a person chose counts");
+    world.daemon.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_step_of_an_enrolment_is_shown_in_both_languages() {
+    let world = World::new_box().await;
+    let mut facts = Facts::gather(&world.app).await;
+    let mut show = |enrolling: Enrolling, language| {
+        facts.enrolling = enrolling;
+        let inside = Inside { assets: &world.app.assets, language, csrf: "0", notice: None };
+        inside.render(&facts).into_string()
+    };
+    let asking = || Enrolling::Running { step: Step::Asking { address: "gw.example:9470".into() } };
+    for (language, at) in
+        [(Language::English, "Ask the gateway at gw.example:9470"), (Language::Chinese, "连接网关 gw.example:9470")]
+    {
+        let page = show(asking(), language);
+        assert!(page.contains(&format!("aria-current=\"step\">{at}</li>")), "{page}");
+        assert!(
+            page.contains("class=\"done\"") && page.contains("data-working") && !page.contains("<textarea"),
+            "{page}"
+        );
+        assert!(show(Enrolling::Running { step: Step::Storing }, language).matches("class=\"done\"").count() == 2);
+    }
+    let done = show(Enrolling::Done { site: "Branch".into() }, Language::English);
+    assert!(done.contains("Enrolled as “Branch”; connecting.") && !done.contains("<textarea"), "{done}");
     world.daemon.shutdown().await;
 }
 

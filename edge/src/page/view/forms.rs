@@ -184,6 +184,7 @@ impl Inside<'_> {
             }
         };
         let running = matches!(facts.enrolling, Enrolling::Running { .. });
+        let is_busy = running || (first && matches!(facts.enrolling, Enrolling::Done { .. }));
         html! {
             section #enrol .card[first] {
                 @if first { h1 { (language.of("Enrol this box", "注册本设备")) } } @else { h3 { (language.of("Enrol again", "重新注册")) } }
@@ -211,7 +212,7 @@ impl Inside<'_> {
                         },
                     }
                 }
-                @if !running && !(first && matches!(facts.enrolling, Enrolling::Done { .. })) {
+                @if !is_busy {
                     p { (language.of(
                         "Paste the token that the operators made for this site. It works once and for a limited time.",
                         "请粘贴中心运维人员为本网点生成的令牌。令牌只能使用一次，且有有效期。",
