@@ -3,8 +3,8 @@
 //! It is put together from what is shown anyway, and from named fields of the configuration; no file of the state directory is copied into it.
 
 use crate::Daemon;
+use crate::files;
 use crate::line::Stretch;
-use crate::page;
 use crate::pipeline::blocking;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ pub async fn bundle(daemon: &Daemon) -> Value {
     let (from, to) = (clock.now - SignedDuration::from_hours(HOURS), clock.now + SignedDuration::from_hours(HOURS));
     let (sent, asked, state) = (line.clone(), line.clone(), config.state.clone());
     let (minutes, ahead, disk) = blocking(move || {
-        (sent.sent_since(from, (HOURS * 60) as usize), asked.stretches(clock.now, to), page::disk_of(&state))
+        (sent.sent_since(from, (HOURS * 60) as usize), asked.stretches(clock.now, to), files::disk(&state).ok())
     })
     .await;
     let identity = daemon.link().identity();

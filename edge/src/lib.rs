@@ -9,7 +9,7 @@
 //! * [`volumes`], [`state`], [`journal`], [`spool`], [`identity`]: everything durable.
 //! * [`sender`]: what is done next for a volume, as a pure state machine; `pipeline` does it; [`pace`] chooses the coder's effort.
 //! * [`link`], [`mod@enrol`]: the line to the gateway.
-//! * [`daemon`]: all of it together. [`status`], [`admin`], [`metrics`], [`page`], [`diagnostics`]: how it is seen and asked.
+//! * [`daemon`]: all of it together. [`status`], [`admin`], [`metrics`], [`figures`], [`page`], [`diagnostics`]: how it is seen and asked.
 
 pub mod admin;
 pub mod budget;
@@ -18,6 +18,7 @@ pub mod config;
 pub mod daemon;
 pub mod diagnostics;
 pub mod enrol;
+pub mod figures;
 mod files;
 mod gate;
 mod goodput;

@@ -24,8 +24,6 @@ pub(crate) mod say;
 mod view;
 mod work;
 
-pub(crate) use facts::disk_of;
-
 use crate::Daemon;
 use crate::config::PageConfig;
 use crate::pipeline::blocking;
@@ -42,7 +40,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::time::Instant;
 use work::Work;
 
 /// A page that cannot be served is tried again after this: replication goes on meanwhile.
@@ -104,7 +101,6 @@ pub(crate) struct App {
     assets: Vec<Asset>,
     is_tls: bool,
     names: Vec<String>,
-    began: Instant,
     pulse: Pulse,
     work: Work,
     tries: tokio::sync::Mutex<Tries>,
@@ -125,7 +121,6 @@ impl App {
             assets: view::assets(),
             is_tls: page.is_tls(),
             names: page.names.clone(),
-            began: Instant::now(),
             pulse: Pulse::default(),
             work: Work::default(),
             tries: tokio::sync::Mutex::default(),

@@ -1,5 +1,6 @@
 //! The running gateway: everything built, started, and stopped in order.
 
+use crate::access::sessions::Sessions;
 use crate::admin::{Admin, socket};
 use crate::ca::CaError;
 use crate::config::{Config, defaults};
@@ -7,10 +8,13 @@ use crate::downlink::{self, Downlinks};
 use crate::files::FileError;
 use crate::incoming::Incoming;
 use crate::ingest::Pool;
+use crate::jobs::Jobs;
 use crate::live::Live;
 use crate::metrics::Metrics;
+use crate::scrape;
 use crate::server::{self, Gateway};
 use crate::state::{State, StateError};
+use crate::web::{self, Parts, Web, WebError};
 use crate::workers::{self, Board};
 use dedupe::GenerationId;
 use monitoring::{Health, MetricError, Registry, ServeError};
@@ -21,7 +25,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wire::stream::CloseCode;
@@ -66,6 +70,9 @@ pub enum StartError {
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Pages and API cannot be served.
+    #[error(transparent)]
+    Web(#[from] WebError),
     /// A metric cannot be registered; a programming error.
     #[error(transparent)]
     Metric(#[from] MetricError),
@@ -78,6 +85,7 @@ pub struct Daemon {
     endpoints: Vec<Endpoint>,
     addresses: Vec<SocketAddr>,
     http: Option<SocketAddr>,
+    pages: Option<String>,
     health: Health,
     socket: PathBuf,
 }
@@ -96,6 +104,10 @@ impl Daemon {
             .map_err(|source| StartError::Socket { path: state.folder().join(socket::NAME), source })?;
         let http = match config.http {
             Some(address) => Some(monitoring::bind(address).await?),
+            None => None,
+        };
+        let pages = match &config.web {
+            Some(web) => Some(monitoring::bind(web.listen).await?),
             None => None,
         };
         let (endpoints, listening_with) = listen(&config, &state, &shaper)?;
@@ -128,19 +140,38 @@ impl Daemon {
         blocking(move || open_stores(&shared)).await?;
 
         let board = Arc::new(Board::default());
-        let admin = Admin::of_daemon(gateway.state.clone(), gateway.live.clone(), board.clone(), Handle::current());
+        let sessions = Arc::new(Sessions::default());
+        let admin = Admin::of_daemon(gateway.state.clone(), gateway.live.clone(), board.clone(), sessions.clone());
+        let jobs = Arc::new(Jobs::new(gateway.tasks.clone(), gateway.stop.clone()));
+        let (mut shown, mut certificates) = (None, None);
+        if let (Some(listener), Some(web)) = (pages, config.web.clone()) {
+            shown = listener.local_addr().ok().map(|bound| web::address_of(&web, bound));
+            let (state, live, stop) = (gateway.state.clone(), gateway.live.clone(), gateway.stop.clone());
+            let parts = Parts { admin: admin.clone(), state, live, sessions, jobs, stop };
+            let web = Web::new(parts, web, &registry)?;
+            let (renewed, tls) = match web.tls()? {
+                Some(config) => {
+                    let (renewed, tls) = watch::channel(config);
+                    (Some(renewed), Some(tls))
+                }
+                None => (None, None),
+            };
+            certificates = renewed.map(|renewed| (web.clone(), renewed));
+            gateway.tasks.spawn(web.serve(listener, tls));
+        }
         let http_address = http.as_ref().and_then(|listener| listener.local_addr().ok());
         if let Some(listener) = http {
-            let (stop, health) = (gateway.stop.clone().cancelled_owned(), health.clone());
+            let stop = gateway.stop.clone().cancelled_owned();
+            let routes = monitoring::router(registry, health.clone()).merge(scrape::router(gateway.clone()));
             gateway.tasks.spawn(async move {
-                if let Err(error) = monitoring::serve(listener, registry, health, stop).await {
+                if let Err(error) = monitoring::serve_routes(listener, routes, stop).await {
                     tracing::error!(%error, "metrics and health are served no more");
                 }
             });
         }
         gateway.tasks.spawn(socket::serve(listener, admin.clone(), gateway.tasks.clone(), gateway.stop.clone()));
         stores.ok();
-        workers::start(&gateway, &board, &endpoints, (config.retention, config.ingress), stores);
+        workers::start(&gateway, &board, &endpoints, (config.retention, config.ingress), stores, certificates);
         gateway.tasks.spawn(downlink::run(gateway.clone()));
         for endpoint in &endpoints {
             gateway.tasks.spawn(server::accept(gateway.clone(), endpoint.clone()));
@@ -152,7 +183,7 @@ impl Daemon {
             listening.fail("the daemon stops");
         });
         let socket = gateway.state.folder().join(socket::NAME);
-        Ok(Daemon { gateway, admin, endpoints, addresses, http: http_address, health, socket })
+        Ok(Daemon { gateway, admin, endpoints, addresses, http: http_address, pages: shown, health, socket })
     }
 
     /// Where it listens for edges.
@@ -163,6 +194,11 @@ impl Daemon {
     /// Where it serves `/metrics` and `/health`.
     pub fn http(&self) -> Option<SocketAddr> {
         self.http
+    }
+
+    /// Where it serves pages and API, as a browser writes it.
+    pub fn pages(&self) -> Option<&str> {
+        self.pages.as_deref()
     }
 
     /// What edges are told to dial.
@@ -186,6 +222,11 @@ impl Daemon {
         self.gateway.tasks.close();
         if tokio::time::timeout(defaults::DRAIN, self.gateway.tasks.wait()).await.is_err() {
             tracing::warn!("work was still under way after {:?}; it will be done again", defaults::DRAIN);
+        }
+        let state = self.gateway.state.clone();
+        let kept = tokio::task::spawn_blocking(move || state.telemetry.keep(&state.catalogue)).await;
+        if let Ok(Err(error)) = kept {
+            tracing::warn!(%error, "the last minute of what edges told is not kept for the next start");
         }
         for endpoint in &self.endpoints {
             endpoint.close(CloseCode::Stopping.number().into(), b"the gateway stops");

@@ -7,13 +7,18 @@
 //!   downlink                        the lines to the sites, at what their policies say
 //!   grants, brake                   the gateway's own line among its edges; who takes more than its share is read no faster
 //!   policies                        what lines may be used for, signed for their edges, and the evidence of what they were used for
-//!   telemetry                       what edges tell of themselves
+//!   telemetry, scrape               what edges tell of themselves; their pages for Prometheus
 //!   rehydrate                       a generation ──► a file or block device
 //!   admin                           one request enum, handled in one place, over a socket or in the command's own process
+//!   access                          who may do what, and what needs a second person
+//!   fleet, jobs                     what is going on at all sites; long work that was asked for from afar
+//!   web, api, ui                    pages and API over HTTP
 //!   daemon, workers                 everything together, until it is asked to stop
 //! ```
 
+pub mod access;
 pub mod admin;
+pub mod api;
 pub mod backup;
 mod brake;
 pub mod ca;
@@ -24,20 +29,25 @@ mod data;
 mod downlink;
 pub mod enrol;
 pub mod files;
+pub mod fleet;
 mod grants;
 pub mod incoming;
 pub mod ingest;
+pub mod jobs;
 pub mod live;
 pub mod metrics;
 pub mod packs;
 pub mod policies;
 pub mod rehydrate;
 mod repairs;
+mod scrape;
 mod server;
 mod session;
 pub mod state;
 pub mod telemetry;
 pub mod text;
+mod ui;
+pub mod web;
 pub mod workers;
 
 pub use config::Config;

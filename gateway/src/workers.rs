@@ -5,6 +5,7 @@ use crate::policies;
 use crate::repairs;
 use crate::server::{Gateway, server_config};
 use crate::state::TenantStore;
+use crate::web::Web;
 use dedupe::{Generation, Pace, Progress, StoreError, UnixMillis};
 use monitoring::Check;
 use quinn::Endpoint;
@@ -12,11 +13,13 @@ use shaping::BitsPerSec;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use wire::message::Refusal;
 
 /// How often the figures of stores are read.
 const FIGURES_EVERY: Duration = Duration::from_secs(30);
+/// How often what edges told is kept for a restart: as often as they tell.
+const WORDS_EVERY: Duration = Duration::from_secs(60);
 /// How often retention looks, beside each sealed generation.
 const RETENTION_EVERY: Duration = Duration::from_secs(3600);
 /// How often room is given back.
@@ -69,6 +72,7 @@ pub(crate) fn start(
     endpoints: &[Endpoint],
     (keep, ingress): (usize, Option<BitsPerSec>),
     stores: Check,
+    pages: Option<(Arc<Web>, watch::Sender<Arc<rustls::ServerConfig>>)>,
 ) {
     let worker = |name, every, work: Work| {
         let (gateway, board) = (gateway.clone(), board.clone());
@@ -86,8 +90,21 @@ pub(crate) fn start(
         });
         worker("grants", DEAL_EVERY, work);
     }
+    worker("words", WORDS_EVERY, Box::new(|gateway, _| words(gateway)));
     let endpoints = endpoints.to_vec();
-    worker("certificate", DAILY, Box::new(move |gateway, _| certificate(gateway, &endpoints)));
+    let renew = move |gateway: &Arc<Gateway>, _: &Progress| {
+        let listens = certificate(gateway, &endpoints);
+        match pages.as_ref().map(|(web, pages)| (web.tls(), pages)) {
+            Some((Ok(Some(config)), pages)) => drop(pages.send(config)),
+            Some((Err(error), _)) => {
+                tracing::error!(%error, "the pages keep the certificate that they have");
+                return format!("{listens}; pages keep theirs: {error}");
+            }
+            _ => {}
+        }
+        listens
+    };
+    worker("certificate", DAILY, Box::new(renew));
     let (relay, board) = (gateway.clone(), board.clone());
     gateway.tasks.spawn(async move {
         // Sessions know that something was sealed, not who cares.
@@ -168,6 +185,17 @@ fn figures(gateway: &Gateway, stores: &Check) -> String {
         stores.fail("the index of a tenant failed and is being opened anew; if this stays, look at the log");
     }
     format!("{} stores are open", gateway.state.open_tenants().len())
+}
+
+/// Keeps what edges told last.
+fn words(gateway: &Gateway) -> String {
+    match gateway.state.telemetry.keep(&gateway.state.catalogue) {
+        Ok(kept) => format!("kept the latest word of {kept} sites"),
+        Err(error) => {
+            tracing::warn!(%error, "what edges told last cannot be kept for a restart");
+            format!("could not keep what edges told: {error}")
+        }
+    }
 }
 
 /// Forgets what is older than the last `keep` sealed generations of each volume.

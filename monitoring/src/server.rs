@@ -4,7 +4,7 @@
 //! so many connections at a time, no request bodies, and what stands still or is still open a while after a shutdown is cut (`LIMITS`).
 
 use crate::health::Health;
-use crate::registry::Registry;
+use crate::registry::{MetricError, Registry};
 use crate::within::{Limits, serve_within};
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -67,11 +67,32 @@ pub async fn serve(
     health: Health,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
-    serve_within(listener, router(registry, health), LIMITS, shutdown).await.map_err(ServeError::Serve)
+    serve_routes(listener, router(registry, health), shutdown).await
+}
+
+/// As [`serve`], with the routes of the caller: [`router`] merged with what else a monitoring system may ask.
+pub async fn serve_routes(
+    listener: TcpListener,
+    routes: Router,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServeError> {
+    serve_within(listener, routes, LIMITS, shutdown).await.map_err(ServeError::Serve)
 }
 
 async fn metrics(State(registry): State<Registry>) -> Response {
-    match registry.exposition() {
+    // Those of many sites take milliseconds, which a task of the runtime must not.
+    match tokio::task::spawn_blocking(move || registry.exposition()).await {
+        Ok(text) => exposition(text),
+        Err(error) => {
+            tracing::error!(%error, "reading the metrics ended unexpectedly");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+/// The answer to a scrape.
+pub fn exposition(text: Result<String, MetricError>) -> Response {
+    match text {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "metrics cannot be read");

@@ -1,11 +1,12 @@
 //! Everything that the page shows, gathered at one moment. The views are functions of it, and of nothing else.
 
 use super::disks::{self, Disk};
-use super::pulse::{self, Quality};
 use super::say::Clock;
 use super::work::{Enrolling, Testing};
 use super::{App, pin};
+use crate::files;
 use crate::line::{Bent, ClockView, Stretch};
+use crate::link::{Packets, RoundTrips};
 use crate::pipeline::blocking;
 use crate::status::Status;
 use jiff::tz::TimeZone;
@@ -31,8 +32,12 @@ pub(crate) struct Facts {
     pub(crate) status: Status,
     /// What is sent now, bits per second.
     pub(crate) flow: u64,
-    /// Round trips and losses, while there is a session.
-    pub(crate) quality: Option<Quality>,
+    /// Round trips of the line, as far as they are known.
+    pub(crate) round_trips: RoundTrips,
+    /// Packets since the daemon's start.
+    pub(crate) packets: Packets,
+    /// Bits per second that the last line-test found, also before a restart; 0: none was made.
+    pub(crate) tested: u64,
     /// Where the picture begins.
     pub(crate) begin: Timestamp,
     /// What may be sent from there to a week ahead.
@@ -89,7 +94,7 @@ impl Facts {
         let (sent, disk, policy_since, disks) = blocking(move || {
             let sent = asked.sent_since(begin, (2 * TICK * 60) as usize);
             let disks = if shows_disks { disks::list() } else { Vec::new() };
-            (sent, disk_of(&directory), modified(&directory.join("policy.json")), disks)
+            (sent, files::disk(&directory).ok(), modified(&directory.join("policy.json")), disks)
         })
         .await;
         let identity = app.daemon.link().identity();
@@ -98,13 +103,15 @@ impl Facts {
             disk,
             spool_limit: app.daemon.config().spool.0,
             certificate_until: bearer.map(|bearer| (bearer.valid_until.0 / 1000) as i64),
-            uptime: app.began.elapsed(),
+            uptime: app.daemon.uptime(),
             addresses: identity.map(|identity| identity.credentials().addresses).unwrap_or_default(),
         };
         Facts {
             clock: Clock { zone, now },
             flow: app.pulse.rate(),
-            quality: pulse::quality(app.daemon.link()),
+            round_trips: app.daemon.link().round_trips(),
+            packets: app.daemon.link().packets(),
+            tested: line.tested(),
             begin,
             stretches,
             sent,
@@ -144,13 +151,6 @@ fn tick_before(now: Timestamp, zone: &TimeZone) -> Timestamp {
 /// There is nothing to be added before the edge is enrolled.
 fn status_is_new(status: &Status) -> bool {
     status.site.is_none()
-}
-
-/// Bytes free and in all on the disk of a directory.
-pub(crate) fn disk_of(directory: &Path) -> Option<(u64, u64)> {
-    let stat = nix::sys::statvfs::statvfs(directory).ok()?;
-    let unit = stat.fragment_size() as u64;
-    Some((stat.blocks_available() as u64 * unit, stat.blocks() as u64 * unit))
 }
 
 fn modified(path: &Path) -> Option<Timestamp> {

@@ -16,19 +16,6 @@ const SPAN: usize = 6;
 #[derive(Clone, Default)]
 pub(crate) struct Pulse(Arc<Mutex<VecDeque<(Instant, u64)>>>);
 
-/// Round trips and losses of the session that there is.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Quality {
-    /// Now, smoothed, ms.
-    pub(crate) round_trip_ms: f64,
-    /// The least that was seen in this session, ms: the idle line.
-    pub(crate) idle_ms: f64,
-    /// Packets sent in this session.
-    pub(crate) packets: u64,
-    /// Those that were lost.
-    pub(crate) lost: u64,
-}
-
 impl Pulse {
     /// Measures until `stop`.
     pub(crate) async fn run(self, link: Link, stop: CancellationToken) {
@@ -61,22 +48,6 @@ impl Pulse {
         // Pushed to in one step; a panic elsewhere leaves nothing half done.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Round trips and losses now; none: there is no session.
-pub(crate) fn quality(link: &Link) -> Option<Quality> {
-    let session = link.sessions().borrow().clone()?;
-    let (control, data) = (session.control().stats().path, session.data().map(|data| data.stats().path));
-    // Data sees the queue that it makes; control goes ahead of it.
-    let main = data.unwrap_or(control);
-    let sum = |of: fn(&quinn::PathStats) -> u64| of(&control) + data.as_ref().map_or(0, of);
-    let millis = |time: Duration| time.as_secs_f64() * 1e3;
-    Some(Quality {
-        round_trip_ms: millis(main.rtt),
-        idle_ms: millis(data.map_or(control.min_rtt, |data| data.min_rtt.min(control.min_rtt))),
-        packets: sum(|path| path.sent_packets),
-        lost: sum(|path| path.lost_packets),
-    })
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use super::say::{self, Both};
 use crate::Daemon;
 use crate::enrol::{self, Step};
 use crate::line_test::{self, LineTested};
+use crate::pipeline::blocking;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 use wire::token::Token;
@@ -121,6 +122,10 @@ impl Work {
                 found = line_test::run(tested.link(), |_| ()) => found,
                 () = stop.cancelled() => return,
             };
+            if let Ok(found) = &found {
+                let (line, bits) = (tested.link().line().clone(), found.bits);
+                blocking(move || line.set_tested(bits)).await;
+            }
             *lock(&work.0.testing) = match found {
                 Ok(found) => Testing::Done { found, at: Instant::now() },
                 Err(error) => Testing::Failed { why: say::not_tested(&error), detail: error.to_string() },

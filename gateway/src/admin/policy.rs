@@ -42,8 +42,14 @@ pub enum PolicyRequest {
         site: Option<String>,
         /// The tenant's name, in the place of a site's.
         all_of: Option<String>,
+        /// Several sites, in the place of one.
+        #[serde(default)]
+        sites: Vec<String>,
         /// TOML.
         document: String,
+        /// The version that was looked at when the document was written: another one in force refuses it. `None`: whatever is in force.
+        #[serde(default)]
+        expected: Option<u64>,
         /// Who wants it, and why.
         author: Signature,
     },
@@ -125,7 +131,7 @@ pub enum PolicyRequest {
 }
 
 /// Who asks for a change, and why, as it was typed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Signature {
     /// Who.
     pub actor: String,
@@ -182,15 +188,17 @@ pub enum PolicyAnswer {
 }
 
 /// An override.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct OverrideLine {
     /// Its id.
     pub id: u64,
     /// What it does.
     pub bend: String,
     /// From when on.
+    #[schema(value_type = u64)]
     pub from: UnixMillis,
     /// Until when.
+    #[schema(value_type = u64)]
     pub until: UnixMillis,
     /// For one volume only.
     pub volume: Option<String>,

@@ -154,21 +154,20 @@ impl Inside<'_> {
                             dt { (language.of("It carries", "线路带宽")) }
                             dd { (format::rate(carries, language)) (language.of(", by the policy", "（按策略）")) }
                         }
-                        @match &facts.quality {
-                            Some(quality) => {
-                                dt { (language.of("Round trip", "往返时延")) }
-                                dd { (language.of(
-                                    format!("{:.0} ms now, {:.0} ms when idle", quality.round_trip_ms, quality.idle_ms),
-                                    format!("当前 {:.0} 毫秒，空闲时 {:.0} 毫秒", quality.round_trip_ms, quality.idle_ms),
-                                )) }
-                                dt { (language.of("Lost packets", "丢包")) }
-                                dd { (percent(quality.lost, quality.packets)) (language.of(
-                                    format!(" of {} in this session", quality.packets), format!("（本次会话共 {} 个）", quality.packets))) }
-                            },
-                            None => {
-                                dt { (language.of("Quality", "质量")) }
-                                dd { (language.of("not known without a connection", "未连接时无法得知")) }
-                            },
+                        @if let (Some(now), Some(base)) = (facts.round_trips.now, facts.round_trips.base) {
+                            dt { (language.of("Round trip", "往返时延")) }
+                            dd { (language.of(
+                                format!("{} ms now, {} ms when idle", now.as_millis(), base.as_millis()),
+                                format!("当前 {} 毫秒，空闲时 {} 毫秒", now.as_millis(), base.as_millis()),
+                            )) }
+                        } @else {
+                            dt { (language.of("Round trip", "往返时延")) }
+                            dd { (language.of("not known without a connection", "未连接时无法得知")) }
+                        }
+                        @if facts.packets.sent > 0 {
+                            dt { (language.of("Lost packets", "丢包")) }
+                            dd { (percent(facts.packets.lost, facts.packets.sent)) (language.of(
+                                format!(" of {} since the start", facts.packets.sent), format!("（启动以来共 {} 个）", facts.packets.sent))) }
                         }
                         @for (period, used, limit) in &facts.status.allowance.quotas {
                             @let (english, chinese) = say::quota(period);
@@ -210,6 +209,12 @@ impl Inside<'_> {
     fn tested(&self, facts: &Facts) -> Markup {
         let language = self.language;
         match &facts.testing {
+            Testing::Never if facts.tested > 0 => html! {
+                p { (language.of(
+                    format!("The last test found {}.", format::rate(facts.tested, language)),
+                    format!("上次测试结果：{}。", format::rate(facts.tested, language)),
+                )) }
+            },
             Testing::Never => html! {},
             Testing::Running => {
                 html! { p.note role="status" { (language.of("The line is being tested; that takes up to 20 s.", "正在测试线路，最多需要 20 秒。")) } }
