@@ -96,20 +96,7 @@ impl Line {
 
     /// What may be sent from `from` to `to`, stretch by stretch without a gap.
     pub fn stretches(&self, from: Timestamp, to: Timestamp) -> Vec<Stretch> {
-        let state = self.lock();
-        let (trust, quotas) = (state.trust(clocks().counted), state.quotas());
-        let mut stretches: Vec<Stretch> = Vec::new();
-        let mut at = from;
-        while at < to && stretches.len() < MOST {
-            let (decided, until) = state.ahead(at, trust, &quotas);
-            let until = until.filter(|until| *until > at).unwrap_or(to).min(to);
-            match stretches.last_mut() {
-                Some(last) if is_same(&last.decided, &decided) => last.until = until,
-                _ => stretches.push(Stretch { from: at, until, decided }),
-            }
-            at = until;
-        }
-        stretches
+        self.lock().stretches(from, to, clocks().counted)
     }
 
     /// What was sent since then, by the minute. Blocks.
@@ -124,6 +111,22 @@ fn is_same(one: &Decided, other: &Decided) -> bool {
 }
 
 impl State {
+    fn stretches(&self, from: Timestamp, to: Timestamp, counted: Duration) -> Vec<Stretch> {
+        let (trust, quotas) = (self.trust(counted), self.quotas());
+        let mut stretches: Vec<Stretch> = Vec::new();
+        let mut at = from;
+        while at < to && stretches.len() < MOST {
+            let (decided, until) = self.ahead(at, trust, &quotas);
+            let until = until.filter(|until| *until > at).unwrap_or(to).min(to);
+            match stretches.last_mut() {
+                Some(last) if is_same(&last.decided, &decided) => last.until = until,
+                _ => stretches.push(Stretch { from: at, until, decided }),
+            }
+            at = until;
+        }
+        stretches
+    }
+
     /// What holds at a moment to come, and until when.
     fn ahead(&self, at: Timestamp, trust: ClockTrust, quotas: &[QuotaUse]) -> (Decided, Option<Timestamp>) {
         let local = self.bends();
@@ -173,4 +176,105 @@ fn later(mut used: QuotaUse, at: Timestamp) -> QuotaUse {
         used.ends = None;
     }
     used
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Clocks, Held, Kept};
+    use super::*;
+    use dedupe::SiteId;
+    use shaping::policy::Bend;
+    use wire::policy::PolicyKey;
+
+    const SITE: SiteId = SiteId([1; 16]);
+    const COUNTED: Duration = Duration::from_secs(1000);
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn state(document: &str, now: Timestamp) -> State {
+        let key = PolicyKey::read(&PolicyKey::generate()).unwrap();
+        let held = Held::accept(key.sign(SITE, document.to_owned()), SITE, None, now).unwrap();
+        let clocks = Clocks { counted: COUNTED, machine: now };
+        let mut state = State::resume(Kept { held: Some(held), ..Kept::default() }, None, "boot".into(), clocks);
+        state.told(now, COUNTED);
+        state
+    }
+
+    const DOCUMENT: &str = r#"
+version = 3
+zone = "Europe/Berlin"
+[line]
+up = "2 Mbit/s"
+cap = "80 %"
+[profiles]
+night = "100 %"
+[grid]
+mon-sun = "00:00 night 07:30 closed 19:30 night"
+[[blackouts]]
+name = "month end"
+when = "2026-10-26"
+hours = "21:00-22:00"
+"#;
+
+    #[test]
+    fn stretches_say_what_the_decision_says_at_every_quarter_of_a_week_with_a_change_of_the_clocks() {
+        // Berlin goes back an hour on the 25th.
+        let (from, to) = (at("2026-10-22T10:07:00Z"), at("2026-10-29T10:07:00Z"));
+        let mut state = state(DOCUMENT, from);
+        let _kept = state.bend(Bend::Pause, Duration::from_secs(90 * 60), Clocks { counted: COUNTED, machine: from });
+        let stretches = state.stretches(from, to, COUNTED);
+        assert_eq!((stretches[0].from, stretches.last().unwrap().until), (from, to));
+        assert!(stretches.windows(2).all(|pair| pair[0].until == pair[1].from && pair[0].decided != pair[1].decided));
+        let mut instant = from;
+        while instant < to {
+            let (decided, _) = state.ahead(instant, ClockTrust::Synced, &[]);
+            let stretch = stretches.iter().find(|stretch| stretch.from <= instant && instant < stretch.until).unwrap();
+            assert!(is_same(&stretch.decided, &decided), "{instant}: {stretch:?}, {decided:?}");
+            instant += SignedDuration::from_mins(7);
+        }
+        let said = |stretch: &Stretch| (stretch.until.to_string(), stretch.decided.bits, stretch.decided.cause.clone());
+        let here = Cause::Pause { by: String::new(), why: String::new(), here: true };
+        assert_eq!(said(&stretches[0]), ("2026-10-22T11:37:00Z".into(), Some(0), here), "a pause ends to the minute");
+        let month_end = Cause::Blackout { name: "month end".into() };
+        let barred = stretches.iter().find(|stretch| stretch.decided.cause == month_end).unwrap();
+        assert_eq!((barred.from, barred.until), (at("2026-10-26T20:00:00Z"), at("2026-10-26T21:00:00Z")));
+        let open = stretches.iter().find(|stretch| stretch.decided.is_open()).unwrap();
+        assert_eq!((open.decided.bits, &open.decided.cause), (Some(1_600_000), &Cause::Cap));
+        let mornings: Vec<String> = stretches
+            .iter()
+            .filter(|stretch| !stretch.decided.is_open())
+            .map(|stretch| stretch.from.to_string())
+            .collect();
+        assert!(
+            mornings.contains(&"2026-10-24T05:30:00Z".into()) && mornings.contains(&"2026-10-25T06:30:00Z".into()),
+            "{mornings:?}"
+        );
+    }
+
+    #[test]
+    fn without_a_policy_the_configuration_holds_but_for_a_pause() {
+        let now = at("2026-10-22T10:00:00Z");
+        let clocks = Clocks { counted: COUNTED, machine: now };
+        let mut state = State::resume(Kept::default(), Some("1 Mbit/s".parse().unwrap()), "boot".into(), clocks);
+        let _kept = state.bend(Bend::Pause, Duration::from_secs(3600), clocks);
+        let stretches = state.stretches(now, now + SignedDuration::from_hours(4), COUNTED);
+        let bits: Vec<_> = stretches.iter().map(|stretch| (stretch.until, stretch.decided.bits)).collect();
+        assert_eq!(bits, [(at("2026-10-22T11:00:00Z"), Some(0)), (at("2026-10-22T14:00:00Z"), Some(1_000_000))]);
+        let closed = State::resume(Kept::default(), None, "boot".into(), clocks);
+        let stretches = closed.stretches(now, now + SignedDuration::from_hours(4), COUNTED);
+        assert_eq!(
+            (stretches.len(), stretches[0].decided.bits, &stretches[0].decided.cause),
+            (1, Some(0), &Cause::NoPolicy)
+        );
+    }
+
+    #[test]
+    fn a_quota_counts_nothing_once_its_period_is_over() {
+        let ends = at("2026-11-01T00:00:00Z");
+        let used = QuotaUse { used: 7, ends: Some(ends), open_seconds: 9 };
+        assert_eq!(later(used, ends - SignedDuration::from_secs(1)), QuotaUse { open_seconds: 0, ..used });
+        assert_eq!(later(used, ends), QuotaUse { used: 0, ends: None, open_seconds: 0 });
+    }
 }

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 const FORMAT: &str = "sluice-edge-pin";
 const VERSION: u32 = 1;
-/// Digits: few enough to be read off a console and typed on a telephone, and with [`super::access::Throttle`] a thousand years to guess on average.
+/// Digits: few enough to be read off a console and typed on a telephone, and with [`super::access::Throttle`] hundreds of years to guess.
 const DIGITS: usize = 8;
 /// 12 MiB, three times over, one lane: what OWASP asks of Argon2id where memory is scarce. One is computed at a time.
 const MEMORY_KIB: u32 = 12 * 1024;

@@ -477,6 +477,65 @@ async fn each_step_of_an_enrolment_is_shown_in_both_languages() {
     world.daemon.shutdown().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_picture_and_the_words_of_what_is_ahead_say_the_same() {
+    use crate::line::Stretch;
+    use crate::page::ahead;
+    use jiff::Timestamp;
+    let world = World::start().await;
+    let at = |text: &str| text.parse::<Timestamp>().unwrap();
+    let mut facts = Facts::gather(&world.app).await;
+    let stretch = |from: &str, until: &str, bits, cause: Cause| Stretch {
+        from: at(from),
+        until: at(until),
+        decided: Decided { bits: Some(bits), cause, ..Decided::default() },
+    };
+    let schedule = |profile: &str| Cause::Schedule { profile: profile.into() };
+    facts.clock.zone = jiff::tz::TimeZone::get("Asia/Shanghai").unwrap();
+    facts.clock.now = at("2026-11-23T09:10:00Z"); // Monday 17:10 there
+    facts.begin = at("2026-11-23T04:00:00Z");
+    facts.carries = Some(2_000_000);
+    facts.stretches = vec![
+        stretch("2026-11-23T04:00:00Z", "2026-11-23T11:30:00Z", 0, schedule("closed")),
+        stretch("2026-11-23T11:30:00Z", "2026-11-23T23:30:00Z", 1_000_000, schedule("night")),
+        stretch("2026-11-23T23:30:00Z", "2026-11-24T01:37:00Z", 0, Cause::Blackout { name: "month end".into() }),
+    ];
+    let minute = |minute: i64, sent| wire::message::Minute {
+        minute: minute as u32,
+        sent,
+        received: 0,
+        allowed: 0,
+        peak: 0,
+        reason: 0,
+    };
+    let first = facts.begin.as_second() / 60;
+    facts.sent = vec![minute(first + 14, 90_000_000), minute(first + 15, 1), minute(first + 10_000, 9)];
+    let strip = ahead::strip(&facts);
+    let spans: Vec<(u32, u32, u16, bool)> =
+        strip.spans.iter().map(|span| (span.from, span.to, span.height, span.barred)).collect();
+    assert_eq!(spans, [(0, 30, 0, false), (30, 78, 500, false), (78, 87, 0, true)]);
+    assert_eq!((strip.steps, strip.now, strip.sent.len()), (216, Some(20), 21));
+    assert_eq!(strip.sent[..3], [400, 0, 0], "800 kbit/s of 2 Mbit/s; a byte in a quarter of an hour is nothing");
+    assert_eq!(ahead::ticks(&facts, Language::English), ["12", "18", "Tue", "06", "12", "18", "Wed", "06", "12", "18"]);
+    assert_eq!(
+        ahead::next(&facts, Language::English),
+        "Opens 19:30 (in 2 h 20 min) with 1.0 Mbit/s, by the schedule (night)."
+    );
+    assert_eq!(
+        ahead::next(&facts, Language::Chinese),
+        "19:30 开放（2 小时 20 分后），速率 1.0 Mbit/s，按日程（night）。"
+    );
+    let week = ahead::week(&facts, Language::English);
+    let rows: Vec<(&str, &str)> = week.iter().map(|row| (row.at.as_str(), row.rate.as_str())).collect();
+    assert_eq!(rows, [("now", "closed"), ("Mon 11-23 19:30", "1.0 Mbit/s"), ("Tue 11-24 07:30", "closed")]);
+    facts.clock.now = at("2026-11-23T12:00:00Z");
+    assert_eq!(
+        ahead::next(&facts, Language::English),
+        "Closes Tue 07:30 (in 11 h 30 min), by the blackout “month end”."
+    );
+    world.daemon.shutdown().await;
+}
+
 /// Whatever may be in a name, a reason or an answer from elsewhere.
 const HOSTILE: [&str; 4] = [
     "\"><script>alert(1)</script>",
