@@ -52,7 +52,7 @@ fn idle(time: Duration, gateway: &str, profile: &str) -> Result<f64> {
     gateway.start()?;
     let mut options = EdgeOptions { rate: String::new(), ..EdgeOptions::default() };
     if profile == CLOSED {
-        options.capture = format!("interval = \"{} seconds\"", CHANGE_EVERY.as_secs());
+        options.capture = format!("interval = \"{} s\"", CHANGE_EVERY.as_secs());
     }
     let mut edge = world.edge("quiet", options)?;
     edge.enrol(&gateway.token("quiet")?)?;
