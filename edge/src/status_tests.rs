@@ -218,3 +218,52 @@ fn a_deadline_is_that_of_what_the_gateway_holds() {
     sender.sealed_captured = Some(NOW);
     assert_eq!(deadline(&sender, &share), Some((NOW.0 / 1000 + 3600) as i64));
 }
+
+#[test]
+fn each_state_has_its_word_for_telemetry() {
+    use wire::telemetry::VolumeState;
+    let word = |capture: &CaptureSide, sender: &SenderSide, link: &LinkState, rate: Rate, waits| {
+        let share = &share(waits);
+        crate::figures::state(capture, sender, &Surroundings { link, rate, now: NOW, instant: Instant::now(), share })
+    };
+    let (open, up) = ("1.6 Mbit/s".parse().unwrap(), connected());
+    let says = |capture: &CaptureSide, sender: &SenderSide| word(capture, sender, &up, open, None);
+    let line = Line { next: 1, writing: true };
+    let moving = |coder| side(State::Moving(job(0, 1, coder), line));
+    let capturing = CaptureSide { running: Some((Arc::default(), Instant::now())), ..captured() };
+    let failed = CaptureSide { failed: Some("a sector".into()), ..captured() };
+    assert_eq!(says(&CaptureSide::default(), &side(State::Idle)), VolumeState::NeverCaptured);
+    assert_eq!(says(&capturing, &side(State::Idle)), VolumeState::Capturing);
+    assert_eq!(says(&captured(), &side(State::Idle)), VolumeState::Waiting, "not offered yet");
+    assert_eq!(says(&failed, &side(State::Idle)), VolumeState::Troubled);
+    assert_eq!(says(&captured(), &side(State::Offline(job(0, 1, Coder::Resting)))), VolumeState::Waiting);
+    assert_eq!(says(&capturing, &moving(Coder::Resting)), VolumeState::Sending, "what is on its way goes first");
+    let full = Coder::NoRoom { until: Instant::now(), why: "full".into() };
+    assert_eq!(says(&captured(), &moving(full)), VolumeState::Troubled);
+    assert_eq!(says(&captured(), &side(State::Sealing(job(1, 1, Coder::Finished)))), VolumeState::Verifying);
+    let of = |waits| word(&captured(), &moving(Coder::Resting), &up, open, waits);
+    assert_eq!(of(Some(Waits::Behind(VolumeClass::Critical))), VolumeState::Behind);
+    assert_eq!(of(Some(Waits::Turn)), VolumeState::Sending);
+    assert_eq!(word(&captured(), &moving(Coder::Resting), &up, Rate::Closed, None), VolumeState::Waiting);
+    let (until, why) = (Instant::now(), String::new());
+    let (stopped, waiting) = (job(0, 0, Coder::Resting), job(0, 0, Coder::Resting));
+    assert_eq!(says(&failed, &side(State::Stopped { job: stopped, until, why: why.clone() })), VolumeState::Stopped);
+    assert_eq!(says(&captured(), &side(State::Waiting { job: waiting, until, why })), VolumeState::Troubled);
+}
+
+#[test]
+fn what_nothing_is_coded_of_counts_at_the_ratio_of_the_last_one() {
+    let mut capture = captured();
+    capture.newest.as_mut().unwrap().stats =
+        GenerationStats { new_blocks: 90, zeroed_blocks: 10, ..Default::default() };
+    let left = |sender: &SenderSide, is_sending, last| crate::figures::not_begun(&capture, sender, is_sending, last);
+    let last = Cost { parcels: 1, coded_bytes: 1_000, raw_bytes: 10_000, cpu_micros: 1 };
+    assert_eq!(left(&side(State::Idle), false, Cost::default()), 409_600, "nothing was sent yet: as it is");
+    assert_eq!(left(&side(State::Idle), false, last), 40_960);
+    assert_eq!(left(&side(State::Offline(job(0, 0, Coder::Resting))), false, last), 40_960);
+    assert_eq!(left(&side(State::Offline(job(0, 1, Coder::Resting))), true, last), 0, "what is coded of it counts");
+    let mut done = side(State::Idle);
+    let sealed = Acknowledged { generation: GenerationId([7; 16]), root: root(), at: NOW, cost: last };
+    done.acknowledged = Some((sealed, 7));
+    assert_eq!(left(&done, false, last), 0);
+}

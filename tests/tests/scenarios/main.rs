@@ -17,5 +17,6 @@ mod policy;
 mod room;
 mod scheduler;
 mod sources;
+mod telemetry;
 mod versions;
 mod whole;
