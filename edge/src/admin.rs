@@ -298,7 +298,10 @@ pub async fn handle(daemon: &Daemon, request: Request, replies: &mpsc::Sender<Re
                 tested = crate::line_test::run(daemon.link(), show) => tested,
                 () = replies.closed() => Err(crate::line_test::LineTestError::Cancelled),
             };
-            Ok(Outcome::LineTested(Box::new(tested?)))
+            let (tested, line) = (tested?, daemon.link().line().clone());
+            let bits = tested.bits;
+            crate::pipeline::blocking(move || line.set_tested(bits)).await;
+            Ok(Outcome::LineTested(Box::new(tested)))
         }
         Request::Policy => {
             let line = daemon.link().line();

@@ -4,7 +4,8 @@
 
 use crate::capture::{Capture, CaptureError, Captured};
 use crate::config::Config;
-use crate::gate::Gate;
+use crate::figures::{self, Figures};
+use crate::gate::{Gate, Share};
 use crate::journal::Cost;
 use crate::keeper;
 use crate::line::outlook::By;
@@ -172,6 +173,7 @@ struct Inner {
     registry: Registry,
     health: Health,
     http: Option<SocketAddr>,
+    began: tokio::time::Instant,
     /// Readiness: all parts were built.
     _ready: Check,
 }
@@ -205,7 +207,8 @@ impl Daemon {
             tracker: TaskTracker::new(),
             stop: CancellationToken::new(),
         });
-        metrics::register(&registry, &shared.link, &shared.disk, &config)?;
+        metrics::register(&registry, &shared.link, &config)?;
+        monitoring::register_process(&registry, "sluice-edge", env!("CARGO_PKG_VERSION"))?;
         let listener = match config.http.filter(|_| extent == Extent::Full) {
             Some(address) => Some(monitoring::bind(address).await?),
             None => None,
@@ -218,9 +221,16 @@ impl Daemon {
             captures: Semaphore::new(1),
             registry,
             health,
+            began: tokio::time::Instant::now(),
             _ready: ready,
             config,
         }));
+        let inner = Arc::downgrade(&daemon.0);
+        daemon.0.registry.read_page(move |page| {
+            if let Some(inner) = inner.upgrade() {
+                Daemon(inner).figures().put(page);
+            }
+        });
         let entries = daemon.0.shared.disk.volumes().entries().to_vec();
         for entry in entries {
             let volume = entry.name.clone();
@@ -251,9 +261,9 @@ impl Daemon {
             });
         }
         let weak = Arc::downgrade(&self.0);
-        shared.link.set_status(Box::new(move || match weak.upgrade() {
-            Some(inner) => Daemon(inner).sign_of_life(),
-            None => wire::message::EdgeStatus::default(),
+        shared.link.set_status(Arc::new(move || match weak.upgrade().map(Daemon) {
+            Some(daemon) => (daemon.sign_of_life(), daemon.figures()),
+            None => Default::default(),
         }));
         let store = Arc::downgrade(&shared.disk.store);
         shared.link.set_repairs(Arc::new(move |generation, blocks| {
@@ -421,7 +431,7 @@ impl Daemon {
             tracing::warn!(volume = name, error = %source, "capture failed");
             DaemonError::Capture { volume: name.into(), source }
         })?;
-        self.0.shared.metrics.captured(name, &captured);
+        self.0.shared.metrics.captured(&captured);
         tracing::info!(
             volume = name,
             generation = %captured.generation.id,
@@ -544,6 +554,26 @@ impl Daemon {
             volumes,
             link,
         }
+    }
+
+    /// What the edge tells of itself. Blocks for a look at the disk.
+    pub fn figures(&self) -> Figures {
+        figures::of(self)
+    }
+
+    /// Since the daemon started.
+    pub(crate) fn uptime(&self) -> Duration {
+        self.0.began.elapsed()
+    }
+
+    /// How a volume shares the line.
+    pub(crate) fn share(&self, volume: &Volume) -> Share {
+        self.0.shared.gate.share(volume.entry.lineage)
+    }
+
+    /// When each of these will have crossed, Unix seconds.
+    pub(crate) fn arrivals(&self, works: &[Work]) -> Vec<Option<i64>> {
+        self.link().line().arrivals(works, self.0.shared.gate.goodput())
     }
 
     /// Says of each volume on its way when it will have arrived, and of a deadline that will be missed what would help.

@@ -32,6 +32,12 @@ pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
+/// Bytes that an ordinary user may still write to the file system of `path`, and its size.
+pub(crate) fn disk(path: &Path) -> io::Result<(u64, u64)> {
+    let stat = nix::sys::statvfs::statvfs(path)?;
+    Ok((stat.blocks_available() * stat.fragment_size(), stat.blocks() * stat.fragment_size()))
+}
+
 /// A directory for its owner alone, with those above it.
 pub(crate) fn private_directory(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)

@@ -9,7 +9,7 @@
 //! * [`volumes`], [`state`], [`journal`], [`spool`], [`identity`]: everything durable.
 //! * [`sender`]: what is done next for a volume, as a pure state machine; `pipeline` does it; [`pace`] chooses the coder's effort.
 //! * [`link`], [`mod@enrol`]: the line to the gateway.
-//! * [`daemon`]: all of it together. [`status`], [`admin`], [`metrics`]: how it is seen and asked.
+//! * [`daemon`]: all of it together. [`status`], [`admin`], [`metrics`], [`figures`]: how it is seen and asked.
 
 pub mod admin;
 pub mod budget;
@@ -17,6 +17,7 @@ pub mod capture;
 pub mod config;
 pub mod daemon;
 pub mod enrol;
+pub mod figures;
 mod files;
 mod gate;
 mod goodput;

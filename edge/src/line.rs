@@ -12,6 +12,7 @@
 //! A site without a policy runs at the constant rate of its configuration; where that has none either, it is closed. From its first policy on the
 //! policy decides, and the configuration's rate is a ceiling.
 
+mod conduct;
 pub(crate) mod held;
 mod local;
 mod minutes;
@@ -35,6 +36,7 @@ use serde::{Deserialize, Serialize};
 use shaping::policy::{ClockTrust, Control, Policy, Reason};
 use shaping::{Rate, Shaper};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -55,6 +57,9 @@ pub struct Standing {
     pub open: bool,
     /// One word for the deciding term, see [`shaping::policy::REASONS`].
     pub reason: String,
+    /// Until when it holds as far as time alone decides, Unix seconds.
+    #[serde(default)]
+    pub until: Option<i64>,
     /// The sentence for people: `closed until Mon 2026-11-23 19:30 by the schedule (closed)`.
     pub sentence: String,
     /// The version of the policy in force; none: the configuration decides.
@@ -77,6 +82,8 @@ struct Inner {
     shaper: Shaper,
     state: Mutex<State>,
     changed: Notify,
+    /// Bits per second that the last line-test found; 0: none was made.
+    tested: AtomicU64,
     standing: watch::Sender<Standing>,
     volumes: watch::Sender<Arc<VolumeTable>>,
 }
@@ -94,6 +101,7 @@ impl Line {
             tracing::error!(fault, "the policy cannot be used: closed until the gateway sends it again");
         }
         let kept = Kept { anchor: journal.anchor()?, local: journal.local()?, held, fault };
+        let tested = AtomicU64::new(journal.tested()?);
         let state = State::resume(kept, ceiling, boot, clocks);
         let shaper = Shaper::new(Rate::Closed);
         let line = Line(Arc::new(Inner {
@@ -102,11 +110,13 @@ impl Line {
             shaper,
             state: Mutex::new(state),
             changed: Notify::new(),
+            tested,
             volumes: watch::Sender::default(),
             standing: watch::Sender::new(Standing {
                 up: "0".into(),
                 open: false,
                 reason: Reason::NoPolicy.word().into(),
+                until: None,
                 sentence: String::new(),
                 policy: None,
                 fault: None,
@@ -147,6 +157,32 @@ impl Line {
     /// The version of the policy in force; 0: none.
     pub fn policy_version(&self) -> u64 {
         self.lock().held.as_ref().map_or(0, |held| held.policy.version)
+    }
+
+    /// Bytes sent in the last 60 s, and minutes in which more was sent than was allowed and the bucket's depth.
+    pub(crate) fn conduct(&self) -> (u32, u32) {
+        let state = self.lock();
+        (state.conduct.sent_minute(), state.conduct.over_minutes())
+    }
+
+    /// The machine's clock less the trusted time, milliseconds; 0 before a gateway has told it.
+    pub(crate) fn clock_skew(&self) -> i32 {
+        let (clocks, state) = (clocks(), self.lock());
+        let skew = state.now(clocks.counted).map_or(0, |now| clocks.machine.duration_since(now).as_millis());
+        skew.clamp(i32::MIN.into(), i32::MAX.into()) as i32
+    }
+
+    /// Bits per second that the last line-test found; 0: none was made.
+    pub(crate) fn tested(&self) -> u64 {
+        self.0.tested.load(Ordering::Relaxed)
+    }
+
+    /// A line-test found this. Blocks.
+    pub(crate) fn set_tested(&self, bits: u64) {
+        self.0.tested.store(bits, Ordering::Relaxed);
+        if let Err(error) = self.0.journal.set_tested(bits) {
+            tracing::warn!(%error, "what the line-test found is forgotten with the next restart");
+        }
     }
 
     /// From now on bytes may be sent. Blocks.
@@ -369,6 +405,7 @@ fn standing_of<E>(state: &State, look: &Look<E>) -> Standing {
         up: allowed.up.to_string(),
         open: allowed.up.is_open(),
         reason: allowed.reason.word().into(),
+        until: allowed.until.map(Timestamp::as_second),
         sentence,
         policy: state.held.as_ref().map(|held| held.policy.version),
         fault: state.fault.clone(),

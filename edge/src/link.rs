@@ -10,11 +10,14 @@
 //! ```
 
 pub mod backoff;
+mod paths;
 mod session;
 
+pub use paths::{Packets, RoundTrips};
 pub use session::{AskError, Session};
 
 use crate::config::Config;
+use crate::figures::Figures;
 use crate::identity::{Identity, IdentityFileError};
 use crate::line::Line;
 use backoff::{Backoff, Trouble};
@@ -29,7 +32,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use wire::clock::{KnownTime, machine_time};
-use wire::message::{DataReply, DataRequest, FromEdge, FromGateway, Hello, Refusal, Welcome};
+use wire::message::{DataReply, DataRequest, EdgeStatus, FromEdge, FromGateway, Hello, Refusal, Welcome};
 use wire::stream::{self, CloseCode, Ended, FrameReader, FrameWriter, Purpose, StreamError};
 use wire::version::SPOKEN;
 
@@ -168,6 +171,7 @@ struct Inner {
     identity: Mutex<Option<Identity>>,
     endpoints: Mutex<HashMap<bool, Ends>>,
     pub(crate) listeners: Mutex<HashMap<LineageId, Listener>>,
+    paths: paths::Paths,
     status: Mutex<Option<StatusSource>>,
     repairs: Mutex<Option<RepairSource>>,
 }
@@ -175,8 +179,8 @@ struct Inner {
 /// Makes the parcel for a repair at the gateway; empty when the blocks are not here. Blocks.
 pub(crate) type RepairSource = Arc<dyn Fn(GenerationId, &[BlockRun]) -> Vec<u8> + Send + Sync>;
 
-/// Makes the minute's sign of life.
-pub(crate) type StatusSource = Box<dyn Fn() -> wire::message::EdgeStatus + Send + Sync>;
+/// Makes the minute's sign of life, with the figures that go with it. Blocks.
+pub(crate) type StatusSource = Arc<dyn Fn() -> (EdgeStatus, Figures) + Send + Sync>;
 
 /// The two endpoints of one address family, kept for the daemon's life: their sockets' meters count from its start.
 #[derive(Clone)]
@@ -201,6 +205,7 @@ impl Link {
             identity: Mutex::new(None),
             endpoints: Mutex::default(),
             listeners: Mutex::default(),
+            paths: paths::Paths::default(),
             status: Mutex::new(None),
             repairs: Mutex::new(None),
         }))
@@ -246,6 +251,16 @@ impl Link {
         let ends = lock(&self.0.endpoints);
         let sum = |of: fn(&Ends) -> &ShapedSocket| ends.values().map(|ends| of(ends).meter()).reduce(add);
         LinkMeters { control: sum(|ends| &ends.control.1), data: sum(|ends| &ends.data.1) }
+    }
+
+    /// Packets of all sessions since the daemon started.
+    pub fn packets(&self) -> Packets {
+        self.0.paths.packets()
+    }
+
+    /// Round trips of the line.
+    pub fn round_trips(&self) -> RoundTrips {
+        self.0.paths.round_trips()
     }
 
     /// What the gateway says about this lineage, and about generations of any, goes to `listener` too.
@@ -437,6 +452,8 @@ impl Link {
         let (session, outbox) =
             Session::new(welcome.session, data.as_ref().map(|data| data.connection.0.clone()), version);
         let session = Arc::new(session);
+        let connections = [Some(&control), data.as_ref().map(|data| &data.connection)];
+        self.0.paths.begin(connections.into_iter().flatten().map(|connection| connection.0.clone()).collect());
         self.0.state.send_replace(state);
         self.0.session.send_replace(Some(session.clone()));
 
@@ -452,6 +469,7 @@ impl Link {
         };
         self.0.session.send_replace(None);
         session.end();
+        self.0.paths.end();
         let code = if stop.is_cancelled() { CloseCode::Stopping } else { CloseCode::Done };
         if let Some(data) = &data {
             stream::close(&data.connection.0, code, "");

@@ -1,12 +1,10 @@
 //! The edge's figures. Names and units follow the rules of `monitoring`.
 
 use crate::link::{Link, LinkState};
-use crate::state::State;
 use crate::volume::Volume;
 use dedupe::{ParcelStats, UnixMillis};
 use monitoring::{IntCounter, IntCounterVec, IntGaugeVec, MetricError, Registry};
-use shaping::policy::{ClockTrust, REASONS};
-use shaping::{MeterReading, Rate};
+use shaping::MeterReading;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -25,7 +23,8 @@ pub struct Metrics {
     dirty: IntCounter,
     /// Microseconds.
     capture_cpu: Arc<AtomicU64>,
-    last: IntGaugeVec,
+    /// Captures are told of in [`crate::figures`].
+    sealed: IntGaugeVec,
 }
 
 impl Metrics {
@@ -53,7 +52,7 @@ impl Metrics {
             read: registry.counter("sluice_edge_capture_read_bytes_total", "Bytes of volumes that captures covered.")?,
             dirty: registry.counter("sluice_edge_capture_dirty_bytes_total", "Bytes that captures found changed.")?,
             capture_cpu: seconds(registry, "sluice_edge_capture_cpu_seconds_total", "CPU time of captures.")?,
-            last: registry.gauges(
+            sealed: registry.gauges(
                 "sluice_edge_volume_last_timestamp_seconds",
                 "When a generation of the volume was last captured here, and last sealed at the gateway.",
                 &["volume", "event"],
@@ -102,12 +101,11 @@ impl Metrics {
         self.marks.inc_by(marks as u64);
     }
 
-    pub(crate) fn captured(&self, volume: &str, captured: &crate::capture::Captured) {
+    pub(crate) fn captured(&self, captured: &crate::capture::Captured) {
         self.captures.with_label_values(&["sealed"]).inc();
         self.read.inc_by(captured.generation.size.0);
         self.dirty.inc_by(captured.dirty_bytes);
         self.capture_cpu.fetch_add(captured.cpu.as_micros() as u64, Ordering::Relaxed);
-        self.mark(volume, "captured", captured.generation.captured_at);
     }
 
     pub(crate) fn capture_failed(&self) {
@@ -115,20 +113,14 @@ impl Metrics {
     }
 
     pub(crate) fn sealed(&self, volume: &str, at: UnixMillis) {
-        self.mark(volume, "sealed", at);
-    }
-
-    fn mark(&self, volume: &str, event: &str, at: UnixMillis) {
-        self.last.with_label_values(&[volume, event]).set((at.0 / 1000) as i64);
+        self.sealed.with_label_values(&[volume, "sealed"]).set((at.0 / 1000) as i64);
     }
 
     /// Takes a removed volume's figures away.
     pub(crate) fn forget(&self, volume: &str) {
         let _ = self.handed_over.remove_label_values(&[volume]);
-        for event in ["captured", "sealed"] {
-            // It may never have been set.
-            let _ = self.last.remove_label_values(&[volume, event]);
-        }
+        // It may never have been set.
+        let _ = self.sealed.remove_label_values(&[volume, "sealed"]);
     }
 }
 
@@ -140,13 +132,8 @@ fn seconds(registry: &Registry, name: &str, help: &str) -> Result<Arc<AtomicU64>
     Ok(micros)
 }
 
-/// Registers what the line, the spool and the caches know themselves.
-pub(crate) fn register(
-    registry: &Registry,
-    link: &Link,
-    disk: &Arc<State>,
-    config: &crate::Config,
-) -> Result<(), MetricError> {
+/// Registers what the line knows itself, by connection, and what the caches may take. What the gateway is told too comes from [`crate::figures`].
+pub(crate) fn register(registry: &Registry, link: &Link, config: &crate::Config) -> Result<(), MetricError> {
     for (connection, of) in [("control", control as fn(&Link) -> MeterReading), ("data", data)] {
         for (direction, bytes, datagrams) in [
             ("up", sent as fn(MeterReading) -> u64, sent_datagrams as fn(MeterReading) -> u64),
@@ -169,45 +156,6 @@ pub(crate) fn register(
     registry.read_gauge("sluice_link_connected", "1 while there is a session with a gateway.", &[], move || {
         f64::from(matches!(line.state(), LinkState::Connected { .. }))
     })?;
-    let line = link.clone();
-    registry.read_gauge(
-        "sluice_link_allowed_bits_per_second",
-        "The rate that holds now: 0 is closed, infinity is unlimited.",
-        &[],
-        move || match line.shaper().effective_rate() {
-            Rate::Closed => 0.0,
-            Rate::Limited(rate) => rate.bits() as f64,
-            Rate::Unlimited => f64::INFINITY,
-        },
-    )?;
-    let line = link.clone();
-    registry.read_gauge("sluice_edge_policy_version", "Version of the policy in force; 0: none.", &[], move || {
-        line.line().policy_version() as f64
-    })?;
-    for (state, trust) in
-        [("synced", ClockTrust::Synced), ("holdover", ClockTrust::Holdover), ("untrusted", ClockTrust::Untrusted)]
-    {
-        let line = link.clone();
-        registry.read_gauge(
-            "sluice_edge_clock",
-            "1 for how far the clock is trusted.",
-            &[("state", state)],
-            move || f64::from(line.line().standing().clock == trust),
-        )?;
-    }
-    for reason in REASONS {
-        let line = link.clone();
-        registry.read_gauge(
-            "sluice_edge_limited_by",
-            "1 for the term that decides about the line now.",
-            &[("reason", reason)],
-            move || f64::from(line.line().standing().reason == reason),
-        )?;
-    }
-    let spool = Arc::downgrade(disk);
-    registry.read_gauge("sluice_edge_spool_bytes", "Coded bytes that wait for the gateway.", &[], move || {
-        spool.upgrade().map_or(0.0, |disk| disk.spool.used().0 as f64)
-    })?;
     let budget = config.budget();
     let parts = [
         ("index", budget.index_cache),
@@ -226,16 +174,12 @@ pub(crate) fn register(
     Ok(())
 }
 
-/// Seeds the volume's timestamps from what the state remembers, so that a restart does not look like never.
+/// Seeds the volume's timestamp from what the state remembers, so that a restart does not look like never.
 pub(crate) fn remember(metrics: &Metrics, volume: &Weak<Volume>) {
     let Some(volume) = volume.upgrade() else { return };
-    let captured = volume.capture().newest.as_ref().map(|newest| newest.captured_at);
-    if let Some(at) = captured {
-        metrics.mark(&volume.entry.name, "captured", at);
-    }
     let sealed = volume.sender.borrow().acknowledged;
     if let Some((sealed, _)) = sealed {
-        metrics.mark(&volume.entry.name, "sealed", sealed.at);
+        metrics.sealed(&volume.entry.name, sealed.at);
     }
 }
 

@@ -151,6 +151,11 @@ impl Spool {
         ByteCount(self.used.load(Ordering::Relaxed))
     }
 
+    /// Bytes that it may take.
+    pub fn limit(&self) -> ByteCount {
+        self.limit
+    }
+
     /// The generation of `lineage` that is on its way.
     pub fn sending(&self, lineage: LineageId) -> Result<Option<Sending>, SpoolError> {
         Ok(self.journal.sending(lineage)?)

@@ -1,16 +1,18 @@
 //! Tenants, sites, tokens and certificates: what the gateway knows beside the stores. One redb file, `catalogue.redb`.
 //!
-//! What it knows of lines (policies, audit, evidence) is in `catalogue/policies.rs`.
+//! What it knows of lines (policies, audit, evidence) is in `catalogue/policies.rs`, what edges told in `catalogue/telemetry.rs`.
 //!
 //! The API is the narrow waist for a shared database later: each method is one transaction, and nothing of redb shows.
 
 mod policies;
+mod telemetry;
 
 pub use policies::{EdgePolicy, LineChange, LineEvent, PolicyRow};
 
 use dedupe::{SiteId, TenantId, UnixMillis};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use wire::identity::Serial;
 use wire::message::MAX_NAME;
@@ -370,6 +372,30 @@ impl Catalogue {
         Ok(known && self.site(site)?.is_some_and(|site| site.revoked.is_none()))
     }
 
+    /// Of each site that has certificates which are not revoked: when the last of them ends.
+    pub fn certificate_ends(&self) -> Result<HashMap<SiteId, UnixMillis>, CatalogueError> {
+        let mut ends = HashMap::new();
+        for row in self.all::<CertificateRow>(CERTIFICATES, "certificates")? {
+            if row.revoked.is_none() {
+                let end = ends.entry(row.site).or_insert(row.valid_until);
+                *end = row.valid_until.max(*end);
+            }
+        }
+        Ok(ends)
+    }
+
+    /// Tenant and site of each enrolled edge that is not revoked, by name.
+    pub fn enrolled_names(&self) -> Result<Vec<(String, String)>, CatalogueError> {
+        let tenants: HashMap<TenantId, String> =
+            self.tenants()?.into_iter().map(|tenant| (tenant.id, tenant.name)).collect();
+        let enrolled = self.certificate_ends()?;
+        let sites = self.sites()?.into_iter().filter(|site| site.revoked.is_none() && enrolled.contains_key(&site.id));
+        let mut names: Vec<(String, String)> =
+            sites.filter_map(|site| Some((tenants.get(&site.tenant)?.clone(), site.name))).collect();
+        names.sort();
+        Ok(names)
+    }
+
     /// Drops tokens and certificates that expired before `before`; returns how many.
     pub fn tidy(&self, before: UnixMillis) -> Result<usize, CatalogueError> {
         let commit = self.database.begin_write()?;
@@ -432,7 +458,7 @@ impl Catalogue {
 
 /// Every table that there is.
 fn tables() -> impl Iterator<Item = Table> {
-    [SETTINGS, TENANTS, SITES, TOKENS, CERTIFICATES].into_iter().chain(policies::TABLES)
+    [SETTINGS, TENANTS, SITES, TOKENS, CERTIFICATES].into_iter().chain(policies::TABLES).chain(telemetry::TABLES)
 }
 
 fn insert_certificate(

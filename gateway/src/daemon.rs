@@ -9,6 +9,7 @@ use crate::incoming::Incoming;
 use crate::ingest::Pool;
 use crate::live::Live;
 use crate::metrics::Metrics;
+use crate::scrape;
 use crate::server::{self, Gateway};
 use crate::state::{State, StateError};
 use crate::workers::{self, Board};
@@ -131,9 +132,10 @@ impl Daemon {
         let admin = Admin::of_daemon(gateway.state.clone(), gateway.live.clone(), board.clone(), Handle::current());
         let http_address = http.as_ref().and_then(|listener| listener.local_addr().ok());
         if let Some(listener) = http {
-            let (stop, health) = (gateway.stop.clone().cancelled_owned(), health.clone());
+            let stop = gateway.stop.clone().cancelled_owned();
+            let routes = monitoring::router(registry, health.clone()).merge(scrape::router(gateway.clone()));
             gateway.tasks.spawn(async move {
-                if let Err(error) = monitoring::serve(listener, registry, health, stop).await {
+                if let Err(error) = monitoring::serve_routes(listener, routes, stop).await {
                     tracing::error!(%error, "metrics and health are served no more");
                 }
             });
@@ -186,6 +188,11 @@ impl Daemon {
         self.gateway.tasks.close();
         if tokio::time::timeout(defaults::DRAIN, self.gateway.tasks.wait()).await.is_err() {
             tracing::warn!("work was still under way after {:?}; it will be done again", defaults::DRAIN);
+        }
+        let state = self.gateway.state.clone();
+        let kept = tokio::task::spawn_blocking(move || state.telemetry.keep(&state.catalogue)).await;
+        if let Ok(Err(error)) = kept {
+            tracing::warn!(%error, "the last minute of what edges told is not kept for the next start");
         }
         for endpoint in &self.endpoints {
             endpoint.close(CloseCode::Stopping.number().into(), b"the gateway stops");

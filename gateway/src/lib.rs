@@ -7,7 +7,7 @@
 //!   downlink                        the lines to the sites, at what their policies say
 //!   grants, brake                   the gateway's own line among its edges; who takes more than its share is read no faster
 //!   policies                        what lines may be used for, signed for their edges, and the evidence of what they were used for
-//!   telemetry                       what edges tell of themselves
+//!   telemetry, scrape               what edges tell of themselves; their pages for Prometheus
 //!   rehydrate                       a generation ──► a file or block device
 //!   admin                           one request enum, handled in one place, over a socket or in the command's own process
 //!   daemon, workers                 everything together, until it is asked to stop
@@ -33,6 +33,7 @@ pub mod packs;
 pub mod policies;
 pub mod rehydrate;
 mod repairs;
+mod scrape;
 mod server;
 mod session;
 pub mod state;

@@ -9,6 +9,7 @@ use crate::ingest::{self, finish, state_refusal};
 use crate::live::{Command, LiveSession, Newcomer, code_of};
 use crate::policies;
 use crate::server::Gateway;
+use crate::telemetry;
 use quinn::Connection;
 use shaping::Class;
 use std::sync::Arc;
@@ -220,6 +221,12 @@ impl Worker {
                 let keep = move || policies::evidence::keep(&state, site, &minutes);
                 let newest = blocking(move || keep().map_err(|error| state_refusal(error.into()))).await?;
                 newest.map(|minute| FromGateway::EvidenceHeld { minute })
+            }
+            Action::Hear { site: figures, volumes } => {
+                let heard = move || telemetry::take_in(&state, &tenant, site, figures, volumes);
+                let failed = live.clone();
+                blocking(move || heard().map_err(|error| ingest::store_refusal(&failed.tenant, error))).await?;
+                None
             }
             Action::Admit(_) | Action::Send(_) | Action::Close(_) => None, // not jobs
         };

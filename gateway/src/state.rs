@@ -132,6 +132,7 @@ impl State {
         let folder = config.state.clone();
         let catalogue = Catalogue::open(&catalogue_of(&folder))?;
         let authorities = Authorities::load(&folder.join("ca"))?;
+        let telemetry = Telemetry::load(&catalogue)?;
         let policy_key = policies::key::load(&folder.join("ca"), catalogue.has_policies()?)?;
         let time = Arc::new(KnownTime::new(catalogue.known_time()?));
         files::private_folder(&folder.join("incoming"))?;
@@ -144,7 +145,7 @@ impl State {
             policy_key,
             time,
             certificate_validity: config.certificate_validity,
-            telemetry: Telemetry::default(),
+            telemetry,
             tenants: Mutex::default(),
         }))
     }

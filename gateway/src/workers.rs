@@ -17,6 +17,8 @@ use wire::message::Refusal;
 
 /// How often the figures of stores are read.
 const FIGURES_EVERY: Duration = Duration::from_secs(30);
+/// How often what edges told is kept for a restart: as often as they tell.
+const WORDS_EVERY: Duration = Duration::from_secs(60);
 /// How often retention looks, beside each sealed generation.
 const RETENTION_EVERY: Duration = Duration::from_secs(3600);
 /// How often room is given back.
@@ -86,6 +88,7 @@ pub(crate) fn start(
         });
         worker("grants", DEAL_EVERY, work);
     }
+    worker("words", WORDS_EVERY, Box::new(|gateway, _| words(gateway)));
     let endpoints = endpoints.to_vec();
     worker("certificate", DAILY, Box::new(move |gateway, _| certificate(gateway, &endpoints)));
     let (relay, board) = (gateway.clone(), board.clone());
@@ -168,6 +171,17 @@ fn figures(gateway: &Gateway, stores: &Check) -> String {
         stores.fail("the index of a tenant failed and is being opened anew; if this stays, look at the log");
     }
     format!("{} stores are open", gateway.state.open_tenants().len())
+}
+
+/// Keeps what edges told last.
+fn words(gateway: &Gateway) -> String {
+    match gateway.state.telemetry.keep(&gateway.state.catalogue) {
+        Ok(kept) => format!("kept the latest word of {kept} sites"),
+        Err(error) => {
+            tracing::warn!(%error, "what edges told last cannot be kept for a restart");
+            format!("could not keep what edges told: {error}")
+        }
+    }
 }
 
 /// Forgets what is older than the last `keep` sealed generations of each volume.

@@ -37,12 +37,14 @@
 //!   A name or address that an outsider chooses is no label value.
 
 mod health;
+mod page;
 mod process;
 mod registry;
 mod server;
 
 pub use health::{Check, CheckReport, Health, HealthReport};
+pub use page::Page;
 pub use process::{MemoryUse, register_process};
 pub use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 pub use registry::{MetricError, Registry};
-pub use server::{ServeError, bind, router, serve};
+pub use server::{ServeError, bind, exposition, router, serve, serve_routes};

@@ -1,10 +1,11 @@
 //! The registry: makes metrics with names that follow the rules, reads all of them for the exposition.
 
+use crate::page::Page;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, MetricFamily, MetricType};
-use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, TextEncoder,
-};
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// Why a metric could not be registered or read.
 #[derive(Debug, thiserror::Error)]
@@ -31,9 +32,19 @@ pub enum MetricError {
 }
 
 /// All metrics of one daemon. A clone is the same registry.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Registry {
     inner: prometheus::Registry,
+    pages: Arc<RwLock<Vec<Fill>>>,
+}
+
+/// Puts samples on the page.
+type Fill = Arc<dyn Fn(&mut Page) + Send + Sync>;
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").field("inner", &self.inner).finish_non_exhaustive()
+    }
 }
 
 impl Registry {
@@ -103,9 +114,18 @@ impl Registry {
         self.own(name, Kind::Other, Reading::new(name, help, labels, MetricType::GAUGE, read)).map(drop)
     }
 
+    /// Samples whose number changes while the daemon runs, as those of its volumes or sites: `fill` puts them on the page at each reading. It must be quick.
+    pub fn read_page(&self, fill: impl Fn(&mut Page) + Send + Sync + 'static) {
+        self.pages.write().unwrap_or_else(PoisonError::into_inner).push(Arc::new(fill));
+    }
+
     /// All metrics in the Prometheus text format 0.0.4.
     pub fn exposition(&self) -> Result<String, MetricError> {
-        Ok(TextEncoder::new().encode_to_string(&self.inner.gather())?)
+        // Pushed to in one step, so that a panic elsewhere leaves nothing half done.
+        let pages = self.pages.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut page = Page::new();
+        pages.iter().for_each(|fill| fill(&mut page));
+        page.beside(self.inner.gather())
     }
 
     fn own<C: Collector + Clone + 'static>(
@@ -125,13 +145,13 @@ impl Registry {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Counter,
     Other,
 }
 
 /// The naming rule that `name` breaks, if any.
-fn broken_rule(name: &str, kind: Kind) -> Option<&'static str> {
+pub(crate) fn broken_rule(name: &str, kind: Kind) -> Option<&'static str> {
     let words: Vec<&str> = name.split('_').collect();
     let least = if words[0] == "sluice" { 3 } else { 2 };
     if !matches!(words[0], "sluice" | "process") || words.len() < least {
@@ -277,6 +297,28 @@ mod tests {
         let why = registry.gauge("sluice_line_rate_total", "Help.").unwrap_err().to_string();
         assert!(why.contains("must not end in `_total`"), "{why}");
         assert_eq!(registry.exposition().unwrap(), "", "nothing of it was registered");
+    }
+
+    #[test]
+    fn a_page_is_read_anew_each_time_and_shares_its_names_with_the_rest() {
+        let registry = Registry::new();
+        let last = registry.gauges("sluice_test_last_timestamp_seconds", "When.", &["event"]).unwrap();
+        last.with_label_values(&["sealed"]).set(7);
+        let volumes = Arc::new(std::sync::atomic::AtomicU64::new(1));
+        let count = volumes.clone();
+        registry.read_page(move |page| {
+            for volume in 0..count.load(std::sync::atomic::Ordering::Relaxed) {
+                let volume = volume.to_string();
+                page.put("sluice_test_last_timestamp_seconds", "When.", &[("volume", &volume)], 5.0);
+            }
+        });
+        let lines = |text: String| text.lines().filter(|line| !line.starts_with('#')).count();
+        assert_eq!(lines(registry.exposition().unwrap()), 2);
+        volumes.store(3, std::sync::atomic::Ordering::Relaxed);
+        let text = registry.exposition().unwrap();
+        assert!(text.contains("sluice_test_last_timestamp_seconds{event=\"sealed\"} 7"), "{text}");
+        assert_eq!(text.matches("# TYPE").count(), 1, "{text}");
+        assert_eq!(lines(text), 4);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! `MAX_CONNECTIONS` at a time, no request bodies, and what is still open `DRAIN` after a shutdown is cut.
 
 use crate::health::Health;
-use crate::registry::Registry;
+use crate::registry::{MetricError, Registry};
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -75,6 +75,15 @@ pub async fn serve(
     health: Health,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
+    serve_routes(listener, router(registry, health), shutdown).await
+}
+
+/// As [`serve`], with the routes of the caller: [`router`] merged with what else a monitoring system may ask.
+pub async fn serve_routes(
+    listener: TcpListener,
+    routes: Router,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServeError> {
     let (asked, drain) = oneshot::channel();
     let shutdown = async move {
         shutdown.await;
@@ -83,8 +92,7 @@ pub async fn serve(
     };
     let cut = CancellationToken::new();
     let limited = Limited { listener, room: Arc::new(Semaphore::new(MAX_CONNECTIONS)), cut: cut.clone() };
-    let mut serving =
-        pin!(async { axum::serve(limited, router(registry, health)).with_graceful_shutdown(shutdown).await });
+    let mut serving = pin!(async { axum::serve(limited, routes).with_graceful_shutdown(shutdown).await });
     let deadline = async {
         if drain.await.is_err() {
             return std::future::pending().await;
@@ -100,7 +108,19 @@ pub async fn serve(
 }
 
 async fn metrics(State(registry): State<Registry>) -> Response {
-    match registry.exposition() {
+    // Those of many sites take milliseconds, which a task of the runtime must not.
+    match tokio::task::spawn_blocking(move || registry.exposition()).await {
+        Ok(text) => exposition(text),
+        Err(error) => {
+            tracing::error!(%error, "reading the metrics ended unexpectedly");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+/// The answer to a scrape.
+pub fn exposition(text: Result<String, MetricError>) -> Response {
+    match text {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "metrics cannot be read");

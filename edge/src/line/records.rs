@@ -13,7 +13,7 @@ type Bytes = &'static [u8];
 pub(crate) const QUOTAS: TableDefinition<Bytes, Bytes> = TableDefinition::new("quotas_1");
 /// By hour since 1970 (big endian): its minutes.
 pub(crate) const EVIDENCE: TableDefinition<Bytes, Bytes> = TableDefinition::new("evidence_1");
-/// By name: the [`Anchor`], how far evidence has arrived, and what the site has paused or boosted.
+/// By name: the [`Anchor`], what the last line-test found, how far evidence has arrived, and what the site has paused or boosted.
 pub(crate) const LINE: TableDefinition<Bytes, Bytes> = TableDefinition::new("line_1");
 
 /// Minutes that evidence is kept for.
@@ -56,6 +56,15 @@ fn key_bytes(key: LedgerKey) -> Vec<u8> {
 impl Journal {
     pub(super) fn anchor(&self) -> Result<Option<Anchor>, JournalError> {
         self.read(LINE, b"anchor")
+    }
+
+    /// Bits per second that the last line-test found; 0: none was made.
+    pub(super) fn tested(&self) -> Result<u64, JournalError> {
+        Ok(self.read(LINE, b"tested")?.unwrap_or(0))
+    }
+
+    pub(super) fn set_tested(&self, bits: u64) -> Result<(), JournalError> {
+        self.put_all(LINE, &[(b"tested".to_vec(), bits)])
     }
 
     pub(super) fn set_anchor(&self, anchor: &Anchor) -> Result<(), JournalError> {

@@ -5,6 +5,7 @@
 //!   Clocks, Crossed, LedgerStore ──► State::look ──► Look: allowance, budget, courtesy; what to store; when to look again
 //! ```
 
+use super::conduct::Conduct;
 use super::held::{Held, HeldError};
 use super::local::{Local, LocalRecord};
 use super::minutes::Minutes;
@@ -99,6 +100,7 @@ pub struct State {
     grant: Option<Grant>,
     ledger: Ledger,
     minutes: Minutes,
+    pub(super) conduct: Conduct,
 }
 
 impl State {
@@ -126,6 +128,7 @@ impl State {
             grant: None,
             ledger: Ledger::default(),
             minutes: Minutes::default(),
+            conduct: Conduct::default(),
         }
     }
 
@@ -242,6 +245,9 @@ impl State {
             && let Some(pause) = self.local.iter().find(|local| local.bend.bend == shaping::policy::Bend::Pause)
         {
             allowed = Allowance::closed(Reason::Pause(pause.bend.id), Some(pause.bend.until));
+        }
+        if self.live {
+            self.conduct.note(counted, crossed.sent, allowed.up);
         }
         let minute = match self.live {
             true => self.minutes.note(now, counted, crossed.sent, crossed.received, &allowed),

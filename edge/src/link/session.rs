@@ -8,11 +8,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wire::clock::machine_time;
 use wire::message::{Answer, Ask, Found, FromEdge, FromGateway, MAX_FRAME, MAX_MARKS};
 use wire::policy::SignedPolicy;
 use wire::stream::{FrameReader, FrameWriter};
+use wire::telemetry::Teller;
 use wire::version::Version;
 
 /// Messages that wait for the control connection. Each is small, and who fills this queue waits.
@@ -21,6 +23,10 @@ const OUTBOX: usize = 32;
 const MAX_REPAIR: usize = MAX_FRAME - 256;
 /// Characters of the reason why a policy was refused.
 const MAX_REFUSED: usize = 300;
+/// The first sign of life after the welcome: volumes are announced by then.
+const FIRST_STATUS: Duration = Duration::from_secs(3);
+/// Between two looks at the round trip, whose least is kept.
+const ROUND_TRIPS_EVERY: Duration = Duration::from_secs(5);
 /// Between two signs of life.
 const STATUS_EVERY: Duration = Duration::from_secs(60);
 /// Between two looks whether the certificate is due for renewal; also how long an answer may take before it is asked again.
@@ -32,7 +38,8 @@ pub struct Session {
     data: Option<quinn::Connection>,
     id: u64,
     version: Version,
-    outbox: mpsc::Sender<FromEdge>,
+    /// What is said at once shares a packet.
+    outbox: mpsc::Sender<Vec<FromEdge>>,
     questions: Mutex<HashMap<u64, oneshot::Sender<Vec<Found>>>>,
     fetches: Mutex<HashMap<u64, oneshot::Sender<Vec<u8>>>>,
     next_question: AtomicU64,
@@ -49,7 +56,7 @@ impl Session {
         id: u64,
         data: Option<quinn::Connection>,
         version: Version,
-    ) -> (Session, mpsc::Receiver<FromEdge>) {
+    ) -> (Session, mpsc::Receiver<Vec<FromEdge>>) {
         let (outbox, waiting) = mpsc::channel(OUTBOX);
         let session = Session {
             data,
@@ -86,8 +93,13 @@ impl Session {
 
     /// Says something. A session that ended swallows it: the next one begins with asking the gateway for its state.
     pub async fn say(&self, message: FromEdge) {
+        self.say_all(vec![message]).await;
+    }
+
+    /// Says several things at once, so that they travel together.
+    async fn say_all(&self, messages: Vec<FromEdge>) {
         tokio::select! {
-            _ = self.outbox.send(message) => {}
+            _ = self.outbox.send(messages) => {}
             () = self.ended.cancelled() => {}
         }
     }
@@ -164,9 +176,9 @@ impl Parts<'_> {
     }
 
     /// Says what waits in the outbox.
-    pub(super) async fn write(&self, mut writer: FrameWriter, mut outbox: mpsc::Receiver<FromEdge>) -> LinkError {
-        while let Some(message) = outbox.recv().await {
-            if let Err(error) = writer.send(&message).await {
+    pub(super) async fn write(&self, mut writer: FrameWriter, mut outbox: mpsc::Receiver<Vec<FromEdge>>) -> LinkError {
+        while let Some(messages) = outbox.recv().await {
+            if let Err(error) = writer.send_all(&messages).await {
                 return error.into();
             }
         }
@@ -175,17 +187,19 @@ impl Parts<'_> {
 
     /// Gives signs of life and renews the certificate.
     pub(super) async fn keep_alive(&self) -> LinkError {
-        let mut status = tokio::time::interval(STATUS_EVERY);
+        // The hello is the first sign of life; what there is to tell follows when the volumes are announced.
+        let mut status = tokio::time::interval_at(Instant::now() + FIRST_STATUS, STATUS_EVERY);
         let mut renewal = tokio::time::interval(RENEWAL_EVERY);
-        // The hello is the first sign of life.
-        status.tick().await;
+        let mut round_trips = tokio::time::interval(ROUND_TRIPS_EVERY);
+        let mut teller = Teller::default();
         self.tell_policy(None).await;
         loop {
             tokio::select! {
                 _ = status.tick() => {
-                    self.tell_status().await;
+                    self.tell_status(&mut teller).await;
                     self.tell_evidence().await;
                 }
+                _ = round_trips.tick() => drop(self.link.round_trips()),
                 _ = renewal.tick() => self.renew().await,
             }
         }
@@ -275,11 +289,16 @@ impl Parts<'_> {
         }
     }
 
-    async fn tell_status(&self) {
-        let status = lock(&self.link.0.status).as_ref().map(|source| source());
-        if let Some(status) = status {
-            self.session.say(FromEdge::Status(status)).await;
+    /// A sign of life, and with it what changed of the figures.
+    async fn tell_status(&self, teller: &mut Teller) {
+        let Some(source) = lock(&self.link.0.status).clone() else { return };
+        let (status, figures) = crate::pipeline::blocking(move || source()).await;
+        let mut messages = vec![FromEdge::Status(status)];
+        if self.session.version >= Version::V3 {
+            let volumes: Vec<_> = figures.volumes.into_iter().map(|(_, volume)| volume).collect();
+            messages.push(FromEdge::Telemetry(teller.tell(&figures.site, &volumes)));
         }
+        self.session.say_all(messages).await;
     }
 
     async fn renew(&self) {

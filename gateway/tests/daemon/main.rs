@@ -8,4 +8,5 @@ mod generations;
 mod identities;
 mod lines;
 mod policies;
+mod telemetry;
 mod world;

@@ -8,6 +8,7 @@ use crate::message::{
     MAX_NAME, MAX_SLOTS, MAX_TEST,
 };
 use crate::policy::MAX_DOCUMENT;
+use crate::telemetry::MAX_REPORT;
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Bytes before each message that give its length.
@@ -187,6 +188,7 @@ impl Message for FromEdge {
             FromEdge::Status(status) if long_text(&status.doing) => Some("status text too long"),
             FromEdge::PolicyHeld { refused: Some(why), .. } if long_text(why) => Some("refusal too long"),
             FromEdge::Evidence(minutes) if minutes.len() > MAX_MINUTES => Some("more than a day of evidence"),
+            FromEdge::Telemetry(report) if report.size() > MAX_REPORT => Some("telemetry over 300 bytes"),
             _ => None,
         }
     }

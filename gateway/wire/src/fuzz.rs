@@ -4,6 +4,7 @@
 use crate::frame::{self, Decoder, Message};
 use crate::identity::PeerIdentity;
 use crate::message::{DataReply, DataRequest, EnrolReply, EnrolRequest, FromEdge, FromGateway};
+use crate::telemetry::{Hearer, MAX_REPORT, Teller};
 use crate::token::Token;
 use std::fmt::Debug;
 
@@ -30,6 +31,26 @@ pub fn messages(input: &[u8]) {
     body::<DataReply>(input);
     body::<EnrolRequest>(input);
     body::<EnrolReply>(input);
+}
+
+/// Telemetry: a row of reports, each behind its length (one byte), as one session hears them.
+pub fn telemetry(input: &[u8]) {
+    let (mut hearer, mut rest) = (Hearer::default(), input);
+    while let Some((len, behind)) = rest.split_first() {
+        let (body, next) = behind.split_at(usize::from(*len).min(behind.len()));
+        rest = next;
+        let Ok(report) = frame::decode::<FromEdge>(body) else { continue };
+        if let FromEdge::Telemetry(report) = &report
+            && hearer.hear(report).is_err()
+        {
+            return;
+        }
+        // What was heard can be told again.
+        let (volumes, mut teller, mut again) =
+            (hearer.volumes().collect::<Vec<_>>(), Teller::default(), Hearer::default());
+        let told = teller.tell(&hearer.site(), &volumes);
+        assert!(told.size() <= MAX_REPORT && again.hear(&told).is_ok(), "{told:?}");
+    }
 }
 
 /// A token as text.

@@ -4,6 +4,7 @@
 //! Variants are only ever added at the end, and only used in a session whose version has them (see [`crate::version`]).
 
 use crate::policy::SignedPolicy;
+use crate::telemetry::Report;
 use dedupe::{BlockNumber, BlockRun, ByteCount, GenerationId, Kind, LineageId, Mark, Root, UnixMillis};
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +74,8 @@ pub enum FromEdge {
     },
     /// What the line was used for, minute by minute, oldest first; at most [`MAX_MINUTES`]. Since version 2.
     Evidence(Vec<Minute>),
+    /// What changed of the edge's figures; said together with [`FromEdge::Status`]. Since version 3.
+    Telemetry(Report),
 }
 
 /// What the gateway says on a control connection.

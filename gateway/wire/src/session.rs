@@ -16,6 +16,7 @@
 use crate::message::{
     Ask, EdgeStatus, FromEdge, FromGateway, GenerationOffer, Hello, Minute, Refusal, VolumeOffer, Welcome,
 };
+use crate::telemetry::{Hearer, SiteFigures, VolumeFigures};
 use crate::version::Version;
 use dedupe::{BlockRun, GenerationId, LineageId, Root, UnixMillis};
 use std::collections::{BTreeMap, BTreeSet};
@@ -95,6 +96,13 @@ pub enum Action {
     },
     /// Keep evidence of the line; answered when it is durable.
     Keep(Vec<Minute>),
+    /// Keep what the edge tells of itself: all that it has told in this session, of volumes that it announced.
+    Hear {
+        /// Of the site.
+        site: SiteFigures,
+        /// Of its volumes.
+        volumes: Vec<VolumeFigures>,
+    },
     /// Close the connection once everything is sent.
     Close(Refusal),
 }
@@ -113,7 +121,7 @@ enum Phase {
     /// The hello is being judged.
     Admitting,
     /// At work.
-    Open(Open),
+    Open(Box<Open>),
     /// Over.
     Closed,
 }
@@ -122,6 +130,7 @@ enum Phase {
 struct Open {
     volumes: BTreeSet<LineageId>,
     generations: BTreeMap<GenerationId, Stage>,
+    telemetry: Hearer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,7 +169,7 @@ impl Session {
             }
             (Phase::Fresh { .. }, Event::Said(_)) => self.break_off("the first message has to be a hello"),
             (Phase::Admitting, Event::Admitted(welcome)) => {
-                self.phase = Phase::Open(Open::default());
+                self.phase = Phase::Open(Box::default());
                 vec![Action::Send(FromGateway::Welcome(welcome))]
             }
             (Phase::Admitting, Event::Said(_)) => self.break_off("a message came before the welcome"),
@@ -226,6 +235,12 @@ fn said(open: &mut Open, version: Version, message: FromEdge) -> Result<Action, 
         FromEdge::Status(status) => Action::Note(status),
         FromEdge::PolicyHeld { version, refused } => Action::NotePolicy { version, refused },
         FromEdge::Evidence(minutes) => Action::Keep(minutes),
+        FromEdge::Telemetry(report) => {
+            open.telemetry.hear(&report).map_err(|error| error.to_string())?;
+            // A volume that is told of before it is announced is known with the next report.
+            let volumes = open.telemetry.volumes().filter(|volume| open.volumes.contains(&volume.lineage));
+            Action::Hear { site: open.telemetry.site(), volumes: volumes.collect() }
+        }
     })
 }
 
@@ -254,6 +269,7 @@ fn note_reply(open: &mut Open, reply: &FromGateway) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::{Report, Teller, VolumeWord};
     use dedupe::{ByteCount, Kind, RootScheme};
 
     const NOW: UnixMillis = UnixMillis(1_000_000);
@@ -370,6 +386,44 @@ mod tests {
         assert!(matches!(open(Version::V2).step(Event::Said(ask()), NOW)[..], [Action::Look(_)]));
         let why = "a question about marks exists since version V2, and this session speaks V1";
         assert_broken(open(Version::V1), ask(), why);
+    }
+
+    #[test]
+    fn telemetry_is_handed_on_for_announced_volumes_and_needs_version_3() {
+        let mut teller = Teller::default();
+        let figures = |lineage| VolumeFigures {
+            lineage,
+            state: crate::telemetry::VolumeState::UpToDate,
+            captured: 5,
+            size: 6,
+            changed: 7,
+            raw: 8,
+            coded: 9,
+            left: 0,
+            arrives: 0,
+            deadline: 0,
+            class: 1,
+            weight: 10,
+        };
+        let volumes = [figures(LINEAGE), figures(LineageId([9; 16]))];
+        let mut told = |uptime| {
+            let site = SiteFigures { uptime, policy: 3, ..SiteFigures::default() };
+            (FromEdge::Telemetry(teller.tell(&site, &volumes)), site)
+        };
+        let mut session = open(Version::V3);
+        session.step(Event::Said(volume(LINEAGE)), NOW);
+        for uptime in [60, 120] {
+            let (message, site) = told(uptime);
+            let expected = Action::Hear { site, volumes: vec![figures(LINEAGE)] };
+            assert_eq!(session.step(Event::Said(message), NOW), [expected]);
+        }
+        // The third report without the first two means nothing.
+        let mut odd = Report::default();
+        odd.volumes.push(VolumeWord::Gone { number: 3 });
+        let why = "telemetry names volume 3, which it did not introduce, or introduces it twice";
+        assert_broken(session, FromEdge::Telemetry(odd), why);
+        let why = "telemetry exists since version V3, and this session speaks V2";
+        assert_broken(open(Version::V2), told(180).0, why);
     }
 
     #[test]

@@ -134,6 +134,15 @@ impl FrameWriter {
         self.raw(&frame).await
     }
 
+    /// Sends several messages at once, so that small ones share a packet. Not cancel-safe.
+    pub async fn send_all<M: Message>(&mut self, messages: &[M]) -> Result<(), StreamError> {
+        let mut frames = Vec::new();
+        for message in messages {
+            frames.extend(frame::encode(message)?);
+        }
+        self.raw(&frames).await
+    }
+
     /// Sends bytes of a parcel.
     pub async fn raw(&mut self, bytes: &[u8]) -> Result<(), StreamError> {
         self.stream.write_all(bytes).await.map_err(|error| match error {

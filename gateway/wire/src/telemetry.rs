@@ -1,6 +1,17 @@
 //! What an edge tells of itself, once a minute, in the place of the scrape that cannot reach it through a one-way line.
 //!
 //! Everything here is a claim of the edge. Figures are those of its own `/metrics`; counters count since its daemon started.
+//!
+//! ```text
+//!   edge: SiteFigures, VolumeFigures ──┬─► series ──► its own /metrics
+//!                                      └─► Teller ──► Report ··line··► Hearer ──► gateway: the same figures ──► series ──► /metrics/site/TENANT/SITE
+//! ```
+
+mod report;
+mod series;
+
+pub use report::{Changes, Hearer, MAX_QUOTAS, MAX_REPORT, Report, ReportError, Teller, VolumeWord};
+pub use series::series;
 
 use dedupe::LineageId;
 use serde::{Deserialize, Serialize};
@@ -111,4 +122,29 @@ pub enum VolumeState {
     Troubled,
     /// It is stopped until a person helps.
     Stopped,
+}
+
+impl VolumeState {
+    /// In the order of their codes.
+    pub const ALL: [VolumeState; 9] = [
+        VolumeState::UpToDate,
+        VolumeState::NeverCaptured,
+        VolumeState::Capturing,
+        VolumeState::Waiting,
+        VolumeState::Sending,
+        VolumeState::Verifying,
+        VolumeState::Behind,
+        VolumeState::Troubled,
+        VolumeState::Stopped,
+    ];
+
+    /// The number under which it travels.
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// The state of a code; one that this build does not know is taken as one that waits.
+    pub fn from_code(code: u8) -> VolumeState {
+        Self::ALL.get(usize::from(code)).copied().unwrap_or(VolumeState::Waiting)
+    }
 }

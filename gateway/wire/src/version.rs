@@ -1,6 +1,6 @@
 //! Versions of the protocol. A connection's version is agreed by ALPN, before the first message.
 //!
-//! Each end offers every version that it speaks, newest first; the newest common one holds. Both ends speak one version back,
+//! Each end offers every version that it speaks, newest first; the newest common one holds. Both ends speak two versions back,
 //! so gateways are upgraded first, then edges, and neither waits for the other. A peer without a common version is refused
 //! in the TLS handshake, which [`crate::stream::Ended::NoCommonVersion`] makes readable.
 
@@ -13,17 +13,21 @@ pub enum Version {
     V1,
     /// Adds [`FromEdge::Ask`] and [`FromGateway::Answer`], and everything about policies, time, grants and evidence.
     V2,
+    /// Adds [`FromEdge::Telemetry`].
+    V3,
 }
 
 /// What this build speaks, newest first.
-pub const SPOKEN: [Version; 2] = [Version::V2, Version::V1];
+pub const SPOKEN: [Version; 3] = [Version::V3, Version::V2, Version::V1];
 
 /// ALPN of the connection on which an edge without a certificate enrols.
 pub const ENROL_ALPN: &[u8] = b"sluice-enrol/1";
 
 /// The peer and this build have no version in common.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-#[error("protocol `{0}` is not spoken here (spoken: sluice/2, sluice/1); upgrade the gateway first, then its edges")]
+#[error(
+    "protocol `{0}` is not spoken here (spoken: sluice/3, sluice/2, sluice/1); upgrade the gateway first, then its edges"
+)]
 pub struct Unknown(pub String);
 
 /// A message was used in a session whose version does not have it.
@@ -44,6 +48,7 @@ impl Version {
         match self {
             Version::V1 => b"sluice/1",
             Version::V2 => b"sluice/2",
+            Version::V3 => b"sluice/3",
         }
     }
 
@@ -61,6 +66,9 @@ impl Version {
             }
             FromEdge::PolicyHeld { .. } | FromEdge::Evidence(_) if self < Version::V2 => {
                 Err(NotInVersion { message: "word about policy or evidence", since: Version::V2, version: self })
+            }
+            FromEdge::Telemetry(_) if self < Version::V3 => {
+                Err(NotInVersion { message: "telemetry", since: Version::V3, version: self })
             }
             _ => Ok(()),
         }
@@ -99,20 +107,22 @@ pub fn negotiate(ours: &[Version], theirs: &[&[u8]]) -> Result<Version, Unknown>
 mod tests {
     use super::*;
     use crate::message::{Answer, Ask, EdgeStatus};
+    use crate::telemetry::Report;
 
     #[test]
     fn the_newest_common_version_holds() {
         assert_eq!(negotiate(&SPOKEN, &[b"sluice/1"]), Ok(Version::V1));
-        assert_eq!(negotiate(&SPOKEN, &[b"sluice/3", b"sluice/2"]), Ok(Version::V2));
+        assert_eq!(negotiate(&SPOKEN, &[b"sluice/4", b"sluice/2"]), Ok(Version::V2));
+        assert_eq!(negotiate(&SPOKEN, &[b"sluice/2", b"sluice/3"]), Ok(Version::V3));
         assert_eq!(negotiate(&[Version::V1], &[b"sluice/2", b"sluice/1"]), Ok(Version::V1));
     }
 
     #[test]
     fn no_common_version_is_refused_by_name() {
-        let refused = negotiate(&SPOKEN, &[b"sluice/4", b"sluice/3"]).unwrap_err();
+        let refused = negotiate(&SPOKEN, &[b"sluice/5", b"sluice/4"]).unwrap_err();
         assert_eq!(
             refused.to_string(),
-            "protocol `sluice/4, sluice/3` is not spoken here (spoken: sluice/2, sluice/1); upgrade the gateway first, then its edges"
+            "protocol `sluice/5, sluice/4` is not spoken here (spoken: sluice/3, sluice/2, sluice/1); upgrade the gateway first, then its edges"
         );
         assert!(Version::from_alpn(b"h3").is_err());
     }
@@ -127,5 +137,15 @@ mod tests {
         );
         assert!(Version::V1.allows(&FromEdge::Status(EdgeStatus::default())).is_ok());
         assert!(Version::V1.allows_reply(&FromGateway::Answer(Answer { id: 1, found: vec![] })).is_err());
+    }
+
+    #[test]
+    fn telemetry_needs_version_3() {
+        let telemetry = FromEdge::Telemetry(Report::default());
+        assert!(Version::V3.allows(&telemetry).is_ok());
+        assert_eq!(
+            Version::V2.allows(&telemetry).unwrap_err().to_string(),
+            "telemetry exists since version V3, and this session speaks V2"
+        );
     }
 }

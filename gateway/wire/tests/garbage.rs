@@ -46,7 +46,8 @@ impl Random {
     }
 }
 
-const DECODERS: [fn(&[u8]); 4] = [wire::fuzz::frames, wire::fuzz::messages, wire::fuzz::token, wire::fuzz::certificate];
+const DECODERS: [fn(&[u8]); 5] =
+    [wire::fuzz::frames, wire::fuzz::messages, wire::fuzz::telemetry, wire::fuzz::token, wire::fuzz::certificate];
 
 fn samples() -> Vec<Vec<u8>> {
     let mut samples = Vec::new();
@@ -57,8 +58,12 @@ fn samples() -> Vec<Vec<u8>> {
             if path.is_dir() {
                 folders.push(path);
             } else {
-                let bytes = std::fs::read(path).unwrap();
-                samples.push(bytes[wire::frame::HEADER..].to_vec());
+                let bytes = std::fs::read(&path).unwrap();
+                let body = &bytes[wire::frame::HEADER..];
+                samples.push(body.to_vec());
+                if let (true, Ok(len)) = (path.ends_with("from-edge/telemetry.bin"), u8::try_from(body.len())) {
+                    samples.push([&[len], body].concat()); // as `wire::fuzz::telemetry` reads it
+                }
                 samples.push(bytes);
             }
         }
@@ -107,7 +112,7 @@ fn no_decoder_falls_for_truncated_messages() {
 #[test]
 fn huge_counts_in_small_messages_allocate_little() {
     // Variant, id, then a count of 2^60 marks: the decoder must not believe it.
-    for variant in 0..12u8 {
+    for variant in 0..14u8 {
         let mut input = vec![variant, 1];
         input.extend([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]);
         input.extend([0xff; 64]);

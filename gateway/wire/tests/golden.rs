@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use wire::frame::{self, Message};
 use wire::message::*;
 use wire::policy::SignedPolicy;
+use wire::telemetry::{Report, SiteFigures, Teller, VolumeFigures, VolumeState};
 use wire::version::{ENROL_ALPN, SPOKEN, Version};
 
 const GENERATION: GenerationId = GenerationId([0x11; 16]);
@@ -70,7 +71,42 @@ fn from_edge() -> Named<FromEdge> {
                 reason: 7,
             }]),
         ),
+        ("telemetry", FromEdge::Telemetry(telemetry())),
     ]
+}
+
+/// What a session's second report may look like: something new, something changed, something gone.
+fn telemetry() -> Report {
+    let site = SiteFigures {
+        uptime: 3_600,
+        allowed: 1_600_000,
+        reason: 7,
+        sent: 40_000_000,
+        clock_skew: -1_200,
+        quotas: vec![(12_000_000_000, 40_000_000_000)],
+        disk_free: 180_000_000_000,
+        volumes: 2,
+        ..SiteFigures::default()
+    };
+    let volume = |lineage, left| VolumeFigures {
+        lineage,
+        state: VolumeState::Sending,
+        captured: 1_785_542_400,
+        size: 500_000_000_000,
+        changed: 1_234_567_168,
+        raw: 900_000_000,
+        coded: 120_000_000,
+        left,
+        arrives: 1_785_550_000,
+        deadline: 0,
+        class: 1,
+        weight: 10,
+    };
+    let (two, three) = (LineageId([0x34; 16]), LineageId([0x35; 16]));
+    let mut teller = Teller::default();
+    teller.tell(&site, &[volume(LINEAGE, 60_000_000), volume(two, 1)]);
+    let later = SiteFigures { uptime: 3_660, sent: 40_000_450, backlog: 70_000_000, ..site };
+    teller.tell(&later, &[volume(LINEAGE, 51_000_000), volume(three, 19_000_000)])
 }
 
 fn from_gateway() -> Named<FromGateway> {
@@ -177,10 +213,12 @@ fn check<M: Message + PartialEq + std::fmt::Debug>(folder: &str, messages: Vec<(
 
 #[test]
 fn messages_of_the_edge_keep_their_bytes() {
-    // Version 1 is the same bytes without questions: one set of files serves both, in a folder for the version that has them first.
-    let (first, second): (Vec<_>, Vec<_>) = from_edge().into_iter().partition(|(_, m)| Version::V1.allows(m).is_ok());
+    // Older versions are the same bytes with fewer messages: one set of files serves all, in a folder for the version that has them first.
+    let (first, later): (Vec<_>, Vec<_>) = from_edge().into_iter().partition(|(_, m)| Version::V1.allows(m).is_ok());
+    let (second, third): (Vec<_>, Vec<_>) = later.into_iter().partition(|(_, m)| Version::V2.allows(m).is_ok());
     check("v1/from-edge", first);
     check("v2/from-edge", second);
+    check("v3/from-edge", third);
 }
 
 #[test]
@@ -205,6 +243,6 @@ fn parcels_and_enrolments_keep_their_bytes() {
 
 #[test]
 fn protocol_names_never_change() {
-    assert_eq!(SPOKEN.map(Version::alpn), [b"sluice/2".as_slice(), b"sluice/1"]);
+    assert_eq!(SPOKEN.map(Version::alpn), [b"sluice/3".as_slice(), b"sluice/2", b"sluice/1"]);
     assert_eq!(ENROL_ALPN, b"sluice-enrol/1");
 }

@@ -85,13 +85,15 @@ async fn an_enrolled_edge_is_known_by_its_certificate() {
 }
 
 #[tokio::test]
-async fn one_version_back_works_both_ways() {
+async fn two_versions_back_work_both_ways() {
     let (ca, trusted) = authority();
     type Case<'a> = (&'a [Version], &'a [&'a [u8]], Version);
-    let cases: [Case<'_>; 3] = [
+    let cases: [Case<'_>; 5] = [
         (&SPOKEN, &[b"sluice/1"], Version::V1),
         (&[Version::V1], &BOTH, Version::V1),
-        (&SPOKEN, &[b"sluice/3", b"sluice/2"], Version::V2),
+        (&SPOKEN, &[b"sluice/4", b"sluice/3", b"sluice/2"], Version::V3),
+        (&SPOKEN, &[b"sluice/4", b"sluice/2"], Version::V2),
+        (&[Version::V2, Version::V1], &[b"sluice/3", b"sluice/2", b"sluice/1"], Version::V2),
     ];
     for (spoken, alpn, expected) in cases {
         let gateway = listen(&ca, &trusted, spoken, UnixMillis(0));
@@ -105,7 +107,7 @@ async fn one_version_back_works_both_ways() {
 async fn a_stranger_version_is_refused_by_name() {
     let (ca, trusted) = authority();
     let gateway = listen(&ca, &trusted, &SPOKEN, UnixMillis(0));
-    let pair = connect(gateway, edge_config(&ca, &trusted, &[b"sluice/4", b"sluice/3"], LATER)).await;
+    let pair = connect(gateway, edge_config(&ca, &trusted, &[b"sluice/5", b"sluice/4"], LATER)).await;
     assert_eq!(pair.edge.unwrap_err(), Ended::NoCommonVersion);
 }
 
