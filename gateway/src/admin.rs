@@ -3,13 +3,19 @@
 //! Every handler blocks; long ones report progress and stop when they are told to.
 
 mod handlers;
+mod judge;
+mod people;
 pub mod policy;
 pub mod render;
 pub mod socket;
 
 pub use handlers::{Admin, watch};
+pub use judge::Fault;
+pub use people::{AccountLine, ApprovalLine, AuditFormat, TokenLine};
 pub use policy::{Bending, PolicyAnswer, PolicyRequest, Signature};
 
+use crate::access::Role;
+use crate::catalogue::AuditRow;
 use crate::rehydrate;
 use dedupe::UnixMillis;
 use serde::{Deserialize, Serialize};
@@ -77,6 +83,102 @@ pub enum Request {
     Policy(PolicyRequest),
     /// What the daemon and its workers are doing.
     Status,
+    /// Read a generation from the store and compare it with its root.
+    Verify {
+        /// `SITE/VOLUME` or `TENANT/SITE/VOLUME`.
+        volume: String,
+        /// `latest`, a number, or an id.
+        generation: String,
+    },
+    /// Make a tenant.
+    Tenant {
+        /// Its name.
+        name: String,
+    },
+    /// Work with accounts.
+    Account(AccountRequest),
+    /// List what waits for a second person, or was answered.
+    Approvals {
+        /// Also those that were answered.
+        all: bool,
+    },
+    /// Answer what waits for a second person.
+    Answer {
+        /// Its number.
+        number: u64,
+        /// Whether it is done.
+        approve: bool,
+        /// Why.
+        reason: String,
+    },
+    /// Read the audit log.
+    Audit {
+        /// Entries after this number.
+        after: u64,
+        /// So many at most.
+        most: usize,
+    },
+    /// Check that no entry of the audit log was changed, taken out or put in.
+    AuditCheck,
+}
+
+/// What to do with accounts and API tokens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum AccountRequest {
+    /// List accounts.
+    List,
+    /// Make one.
+    Add {
+        /// Its name.
+        name: String,
+        /// What it may do.
+        role: Role,
+        /// The tenant that it is for; `None`: the whole gateway.
+        tenant: Option<String>,
+    },
+    /// Change what one may do.
+    Change {
+        /// Its name.
+        name: String,
+        /// Another role.
+        role: Option<Role>,
+        /// Whether it may sign in.
+        disabled: Option<bool>,
+    },
+    /// Give it a new password, to be changed at once.
+    ResetPassword {
+        /// Its name.
+        name: String,
+    },
+    /// Remove it, with its tokens.
+    Remove {
+        /// Its name.
+        name: String,
+    },
+    /// List the API tokens of an account.
+    Tokens {
+        /// The account.
+        account: String,
+    },
+    /// Make an API token.
+    AddToken {
+        /// The account that it acts for.
+        account: String,
+        /// What it is for.
+        label: String,
+        /// What it may do.
+        role: Role,
+        /// How many days it is good for.
+        days: u32,
+    },
+    /// Take an API token back.
+    RemoveToken {
+        /// The account.
+        account: String,
+        /// Its id.
+        id: String,
+    },
 }
 
 /// What to do with the authorities.
@@ -189,6 +291,73 @@ pub enum Answer {
         connected: usize,
         /// Workers: name and what each is doing.
         workers: Vec<(String, String)>,
+    },
+    /// A generation in the store is what was captured.
+    Verified {
+        /// Its number.
+        number: u64,
+        /// Its root.
+        root: String,
+        /// Bytes that were read.
+        bytes: u64,
+    },
+    /// A tenant is there.
+    Tenant {
+        /// Its name.
+        tenant: String,
+    },
+    /// Accounts.
+    Accounts {
+        /// By name.
+        accounts: Vec<AccountLine>,
+    },
+    /// An account was made, or got a new password: to be handed to whom it belongs, and changed at the first sign-in.
+    AccountSecret {
+        /// Its name.
+        name: String,
+        /// The password, secret.
+        password: String,
+    },
+    /// API tokens.
+    ApiTokens {
+        /// Oldest first.
+        tokens: Vec<TokenLine>,
+    },
+    /// An API token was made.
+    ApiTokenSecret {
+        /// Its id.
+        id: String,
+        /// The token, secret.
+        token: String,
+    },
+    /// It is done.
+    Done {
+        /// What, in a sentence.
+        what: String,
+    },
+    /// A second person has to agree first.
+    Waiting {
+        /// The number under which they find it.
+        number: u64,
+        /// Why.
+        causes: Vec<String>,
+    },
+    /// What waits for a second person.
+    Approvals {
+        /// Newest first.
+        approvals: Vec<ApprovalLine>,
+    },
+    /// Entries of the audit log.
+    Audit {
+        /// Oldest first.
+        entries: Vec<AuditRow>,
+    },
+    /// The audit log is whole.
+    AuditWhole {
+        /// Entries.
+        entries: u64,
+        /// Hash of the last one: whoever noted it before can see that nothing before it was changed.
+        last: String,
     },
 }
 
@@ -336,6 +505,49 @@ pub enum AdminError {
     /// Asked to stop.
     #[error("cancelled")]
     Cancelled,
+    /// Not theirs to do.
+    #[error(transparent)]
+    Forbidden(#[from] crate::access::Forbidden),
+    /// An account was not made or changed.
+    #[error(transparent)]
+    Account(#[from] crate::access::accounts::AccountError),
+    /// There is nothing under that number.
+    #[error("nothing waits for approval under number {0}; `sluice-gateway approval list` shows what does")]
+    NoApproval(u64),
+    /// Somebody has answered.
+    #[error("number {0} was answered already, by {1}")]
+    Answered(u64, String),
+    /// Nobody answered in time.
+    #[error("number {0} waited too long for an answer: whoever wants it has to ask again")]
+    Expired(u64),
+    /// One person is not two.
+    #[error("who asks for a change cannot agree to it: somebody else has to")]
+    OwnRequest,
+    /// Something else was looked at.
+    #[error("the policy of site `{0}` was changed since this was asked for: whoever wants it has to look at it and ask again")]
+    Stale(String),
+    /// The audit log is not what was written.
+    #[error("the audit log was changed: entry {0} does not follow from the one before it. Compare with what was exported, and find out who had access to the gateway's state")]
+    AuditBroken(u64),
+    /// A generation is not what was captured.
+    #[error("generation {number} reads as {found} instead of {wanted}: the store is damaged; run `sluice-gateway scrub`, which asks the edge for what is broken")]
+    Mismatch {
+        /// Its number.
+        number: u64,
+        /// What it hashes to.
+        found: String,
+        /// Its root.
+        wanted: String,
+    },
+    /// Where it may not be written from afar.
+    #[error("`{0}` does not lie in a folder for targets: name one below {1}")]
+    Outside(String, String),
+    /// Nowhere may be written from afar.
+    #[error("no folder for targets is set: write `targets = [\"/srv/targets\"]` under `[web]` in the gateway's configuration, or use the command line")]
+    NoTargets,
+    /// Only for commands.
+    #[error("this can only be asked for on the gateway's own machine: `sluice-gateway {0}`")]
+    CommandLineOnly(&'static str),
 }
 
 /// Ids as text in JSON.

@@ -1,12 +1,15 @@
 //! Tenants, sites, tokens and certificates: what the gateway knows beside the stores. One redb file, `catalogue.redb`.
 //!
-//! What it knows of lines (policies, audit, evidence) is in `catalogue/policies.rs`, what edges told in `catalogue/telemetry.rs`.
+//! What it knows of lines (policies, audit, evidence) is in `catalogue/policies.rs`, of people and programs in `catalogue/people.rs`, what edges
+//! told in `catalogue/telemetry.rs`.
 //!
 //! The API is the narrow waist for a shared database later: each method is one transaction, and nothing of redb shows.
 
+mod people;
 mod policies;
 mod telemetry;
 
+pub use people::{Account, Answered, ApiToken, Approval, AuditRow, NewAudit};
 pub use policies::{EdgePolicy, LineChange, LineEvent, PolicyRow};
 
 use dedupe::{SiteId, TenantId, UnixMillis};
@@ -458,7 +461,8 @@ impl Catalogue {
 
 /// Every table that there is.
 fn tables() -> impl Iterator<Item = Table> {
-    [SETTINGS, TENANTS, SITES, TOKENS, CERTIFICATES].into_iter().chain(policies::TABLES).chain(telemetry::TABLES)
+    let further = policies::TABLES.into_iter().chain(people::TABLES).chain(telemetry::TABLES);
+    [SETTINGS, TENANTS, SITES, TOKENS, CERTIFICATES].into_iter().chain(further)
 }
 
 fn insert_certificate(

@@ -1,9 +1,11 @@
 //! The command line: parse, ask the daemon or do it here, print.
 
+mod people;
 mod policy;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
+use people::{ApprovalCommand, AuditCommand, UserCommand};
 use policy::{AuthorArgs, Format, HolidaysCommand, OverrideCommand, PolicyCommand};
 use sluice_gateway::admin::socket::{self, AskError};
 use sluice_gateway::admin::{Admin, Answer, Authority, PolicyAnswer, PolicyRequest, Report, Request, render};
@@ -190,6 +192,30 @@ pub(crate) enum Command {
     },
     /// Say what the daemon and its workers are doing.
     Status,
+    /// Read a generation from the store and compare it with its root.
+    Verify {
+        /// SITE/VOLUME, or TENANT/SITE/VOLUME.
+        #[arg(long)]
+        volume: String,
+        /// `latest`, a number or an id.
+        #[arg(long, default_value = "latest")]
+        generation: String,
+    },
+    /// Make accounts for the web UI and the API.
+    User {
+        #[command(subcommand)]
+        what: UserCommand,
+    },
+    /// Answer what needs a second person.
+    Approval {
+        #[command(subcommand)]
+        what: ApprovalCommand,
+    },
+    /// Read and check the audit log.
+    Audit {
+        #[command(subcommand)]
+        what: AuditCommand,
+    },
 }
 
 #[derive(Subcommand)]
@@ -242,6 +268,10 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             return policy::preview_file(&file, days, from.as_deref(), json);
         }
         Command::Report { site, month, format } => return report(&place, site, month, format, json),
+        Command::Audit { what: AuditCommand::Export { after, format } } => {
+            let config = place.config()?;
+            return people::export(after, format, |request| ask(&config, request, true));
+        }
         other => request_of(other)?,
     };
     let answer = ask(&place.config()?, &request, json)?;
@@ -277,7 +307,12 @@ fn request_of(command: Command) -> Result<Request> {
         Command::Release { site, author } => Request::Policy(PolicyRequest::Release { site, author: author.signed() }),
         Command::Holidays { what } => policy::holidays_request(what)?,
         Command::Status => Request::Status,
-        Command::Run
+        Command::Verify { volume, generation } => Request::Verify { volume, generation },
+        Command::User { what } => people::user_request(what),
+        Command::Approval { what } => people::approval_request(what),
+        Command::Audit { what: AuditCommand::Check } => Request::AuditCheck,
+        Command::Audit { what: AuditCommand::Export { .. } }
+        | Command::Run
         | Command::Init { .. }
         | Command::CheckConfig
         | Command::Restore { .. }

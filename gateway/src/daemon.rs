@@ -1,5 +1,6 @@
 //! The running gateway: everything built, started, and stopped in order.
 
+use crate::access::sessions::Sessions;
 use crate::admin::{Admin, socket};
 use crate::ca::CaError;
 use crate::config::{Config, defaults};
@@ -129,7 +130,8 @@ impl Daemon {
         blocking(move || open_stores(&shared)).await?;
 
         let board = Arc::new(Board::default());
-        let admin = Admin::of_daemon(gateway.state.clone(), gateway.live.clone(), board.clone(), Handle::current());
+        let sessions = Arc::new(Sessions::default());
+        let admin = Admin::of_daemon(gateway.state.clone(), gateway.live.clone(), board.clone(), sessions.clone());
         let http_address = http.as_ref().and_then(|listener| listener.local_addr().ok());
         if let Some(listener) = http {
             let stop = gateway.stop.clone().cancelled_owned();

@@ -13,6 +13,7 @@
 //!   daemon, workers                 everything together, until it is asked to stop
 //! ```
 
+pub mod access;
 pub mod admin;
 pub mod backup;
 mod brake;
@@ -24,9 +25,11 @@ mod data;
 mod downlink;
 pub mod enrol;
 pub mod files;
+pub mod fleet;
 mod grants;
 pub mod incoming;
 pub mod ingest;
+pub mod jobs;
 pub mod live;
 pub mod metrics;
 pub mod packs;

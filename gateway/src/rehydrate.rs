@@ -399,4 +399,17 @@ pub fn root_of_image(path: &Path, progress: &Progress) -> Result<Option<Root>, T
     dedupe::root_of(image.size(), workers(), progress, hole, |at, buffer| image.read(at, buffer))
 }
 
+/// The root of what the store holds of a generation. A wrong one is found here before somebody needs the generation.
+pub fn root_of_generation(store: &Arc<Store>, id: GenerationId, progress: &Progress) -> Result<Root, RehydrateError> {
+    let view = store.view(id)?;
+    let is_zero = |start: u64, len: u64| {
+        let runs = view.runs(SlabNumber(start / SLAB as u64)).unwrap_or_default();
+        let mut within = runs.iter().filter(|(range, _)| range.start < start + len && start < range.end).peekable();
+        within.peek().is_some() && within.all(|(_, content)| *content == Content::Zero)
+    };
+    let read = |at: u64, buffer: &mut [u8]| view.read(ByteOffset(at), buffer);
+    let root = dedupe::root_of(view.size(), workers(), progress, is_zero, read)?;
+    root.ok_or(RehydrateError::Cancelled)
+}
+
 const _: () = assert!(SLAB.is_multiple_of(STEP), "a slab is written in whole steps");

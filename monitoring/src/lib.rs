@@ -43,6 +43,7 @@ mod page;
 mod process;
 mod registry;
 mod server;
+mod within;
 
 pub use health::{Check, CheckReport, Health, HealthReport};
 pub use page::Page;
@@ -50,3 +51,4 @@ pub use process::{MemoryUse, register_process};
 pub use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 pub use registry::{MetricError, Registry};
 pub use server::{ServeError, bind, exposition, router, serve, serve_routes};
+pub use within::{Limited, Limits, Peer, Seat, serve_within};

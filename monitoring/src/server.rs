@@ -1,32 +1,24 @@
 //! `/metrics` and `/health` over HTTP, for the loopback or a management network.
 //!
 //! There is no authentication here and nothing secret to be had: whoever may connect may read. What a stranger can do by connecting is bounded:
-//! `MAX_CONNECTIONS` at a time, no request bodies, and what is still open `DRAIN` after a shutdown is cut.
+//! so many connections at a time, no request bodies, and what stands still or is still open a while after a shutdown is cut (`LIMITS`).
 
 use crate::health::Health;
 use crate::registry::{MetricError, Registry};
+use crate::within::{Limits, serve_within};
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::serve::Listener;
 use axum::{Json, Router};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio::net::TcpListener;
 
-/// Connections served at a time; further ones wait in the kernel's queue. A monitoring system or two, a person or two, and room.
-const MAX_CONNECTIONS: usize = 32;
-/// How long open connections may take to end after the shutdown was asked for. A scrape takes milliseconds.
-const DRAIN: Duration = Duration::from_secs(2);
+/// A monitoring system or two, a person or two, and room. A scrape takes milliseconds; scrapers that keep a connection come back within a minute or dial anew.
+const LIMITS: Limits = Limits { connections: 32, silence: Duration::from_secs(90), drain: Duration::from_secs(2) };
 
 /// Why metrics and health cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -84,27 +76,7 @@ pub async fn serve_routes(
     routes: Router,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
-    let (asked, drain) = oneshot::channel();
-    let shutdown = async move {
-        shutdown.await;
-        // Nobody hears it when serving has ended already.
-        let _ = asked.send(());
-    };
-    let cut = CancellationToken::new();
-    let limited = Limited { listener, room: Arc::new(Semaphore::new(MAX_CONNECTIONS)), cut: cut.clone() };
-    let mut serving = pin!(async { axum::serve(limited, routes).with_graceful_shutdown(shutdown).await });
-    let deadline = async {
-        if drain.await.is_err() {
-            return std::future::pending().await;
-        }
-        tokio::time::sleep(DRAIN).await;
-    };
-    tokio::select! {
-        served = &mut serving => return served.map_err(ServeError::Serve),
-        () = deadline => cut.cancel(),
-    }
-    tracing::debug!("cut the HTTP connections that were still open {DRAIN:?} after the shutdown");
-    serving.await.map_err(ServeError::Serve)
+    serve_within(listener, routes, LIMITS, shutdown).await.map_err(ServeError::Serve)
 }
 
 async fn metrics(State(registry): State<Registry>) -> Response {
@@ -135,71 +107,13 @@ async fn report(State(health): State<Health>) -> Response {
     (status, Json(report)).into_response()
 }
 
-/// A listener that accepts no more connections than there is room for.
-struct Limited {
-    listener: TcpListener,
-    room: Arc<Semaphore>,
-    cut: CancellationToken,
-}
-
-impl Listener for Limited {
-    type Io = Seat;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Seat, SocketAddr) {
-        let permit = self.room.clone().acquire_owned().await.expect("the semaphore is never closed");
-        // axum's own accept waits and tries again when the process is out of file descriptors.
-        let (stream, peer) = Listener::accept(&mut self.listener).await;
-        (Seat { stream, cut: Box::pin(self.cut.clone().cancelled_owned()), _permit: permit }, peer)
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-}
-
-/// A connection that fails when it is cut, and holds its permit until it is dropped.
-struct Seat {
-    stream: TcpStream,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Seat {
-    /// The stream, unless the connection is cut; then both reading and writing fail, and wake up to do so.
-    fn open(&mut self, cx: &mut Context<'_>) -> io::Result<Pin<&mut TcpStream>> {
-        match self.cut.as_mut().poll(cx) {
-            Poll::Pending => Ok(Pin::new(&mut self.stream)),
-            Poll::Ready(()) => Err(io::ErrorKind::ConnectionAborted.into()),
-        }
-    }
-}
-
-impl AsyncRead for Seat {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.open(cx)?.poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Seat {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.open(cx)?.poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.open(cx)?.poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.open(cx)?.poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::health::HealthReport;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+    use tokio::sync::oneshot;
     use tokio::task::JoinHandle;
 
     struct Running {
@@ -297,7 +211,7 @@ mod tests {
     async fn connections_beyond_the_limit_wait_for_a_seat() {
         let running = start().await;
         let mut held = Vec::new();
-        for _ in 0..MAX_CONNECTIONS {
+        for _ in 0..LIMITS.connections {
             let mut stream = TcpStream::connect(running.address).await.unwrap();
             // An answer proves that the connection has a seat; it is kept alive after it.
             stream.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();

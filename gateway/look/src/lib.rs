@@ -6,6 +6,7 @@
 //!   strip      Strip            what a line may be used for and was used for, as a picture
 //!   page       Page             the document around the content: head, style, skip link
 //!   asset      Asset            style, scripts and icon, served under a name that changes with their bytes
+//!   serve      serve            the server of pages: TLS, bounds, headers that browsers keep to
 //! ```
 //!
 //! Everything is rendered by `maud`, which escapes what is put in; nothing here builds markup out of text.
@@ -14,6 +15,7 @@ pub mod asset;
 pub mod format;
 pub mod language;
 pub mod page;
+pub mod serve;
 pub mod strip;
 
 pub use asset::Asset;

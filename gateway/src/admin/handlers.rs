@@ -1,9 +1,11 @@
 //! What each request does.
 
 use super::{AdminError, Answer, Authority, GenerationLine, Report, Request, SiteLine, VolumeLine};
+use crate::access::Caller;
+use crate::access::sessions::Sessions;
 use crate::catalogue::{Site, Tenant};
 use crate::live::Live;
-use crate::rehydrate::Rehydration;
+use crate::rehydrate::{self, Rehydration};
 use crate::state::{State, TenantStore};
 use crate::workers::Board;
 use crate::{backup, enrol, repairs};
@@ -29,6 +31,7 @@ pub struct Admin {
 pub(super) struct Running {
     pub(super) live: Arc<Live>,
     board: Arc<Board>,
+    pub(super) sessions: Arc<Sessions>,
     pub(super) runtime: Handle,
 }
 
@@ -38,16 +41,31 @@ impl Admin {
         Admin { state, daemon: None }
     }
 
-    pub(crate) fn of_daemon(state: Arc<State>, live: Arc<Live>, board: Arc<Board>, runtime: Handle) -> Admin {
-        Admin { state, daemon: Some(Running { live, board, runtime }) }
+    pub(crate) fn of_daemon(state: Arc<State>, live: Arc<Live>, board: Arc<Board>, sessions: Arc<Sessions>) -> Admin {
+        Admin { state, daemon: Some(Running { live, board, sessions, runtime: Handle::current() }) }
     }
 
-    /// Does what is asked; blocks. `report` hears how far it is, and says whether to go on.
+    /// The gateway's time.
+    pub fn now(&self) -> UnixMillis {
+        self.state.now()
+    }
+
+    /// Does what is asked by whoever runs this process, see [`Admin::handle_as`].
     pub fn handle(&self, request: Request, report: &mut dyn FnMut(Report) -> bool) -> Result<Answer, AdminError> {
+        self.handle_as(&Caller::command_line(own_login()), request, report)
+    }
+
+    /// Does what is asked, once it is allowed. `report` hears how far it is, and says whether to go on.
+    pub(super) fn perform(
+        &self,
+        caller: &Caller,
+        request: Request,
+        report: &mut dyn FnMut(Report) -> bool,
+    ) -> Result<Answer, AdminError> {
         match request {
             Request::Token { tenant, site, valid_seconds } => self.token(&tenant, &site, valid_seconds),
-            Request::Sites => self.sites(),
-            Request::Volumes => self.volumes(),
+            Request::Sites => self.sites(caller),
+            Request::Volumes => self.volumes(caller),
             Request::Generations { volume } => self.generations(&volume),
             Request::Rehydrate { volume, generation, to, quick, plan } => {
                 self.rehydrate(&volume, &generation, &to, quick, plan, report)
@@ -63,7 +81,42 @@ impl Admin {
             Request::Authority(what) => self.authority(&what),
             Request::Policy(request) => self.policy(request),
             Request::Status => Ok(self.status()),
+            Request::Verify { volume, generation } => self.verify(&volume, &generation, report),
+            Request::Tenant { name } => self.add_tenant(name),
+            Request::Account(request) => self.account(caller, request),
+            Request::Approvals { all } => self.approvals(caller, all),
+            Request::Answer { number, approve, reason } => self.answer(caller, (number, approve, &reason), report),
+            Request::Audit { after, most } => self.audit(after, most),
+            Request::AuditCheck => self.audit_check(),
         }
+    }
+
+    fn add_tenant(&self, name: String) -> Result<Answer, AdminError> {
+        let tenant = self.state.catalogue.tenant(&name, self.state.now())?;
+        self.state.tenant(tenant.id)?;
+        Ok(Answer::Tenant { tenant: tenant.name })
+    }
+
+    /// Reads a generation from the store and compares what it hashes to with its root.
+    fn verify(
+        &self,
+        volume: &str,
+        generation: &str,
+        report: &mut dyn FnMut(Report) -> bool,
+    ) -> Result<Answer, AdminError> {
+        let (tenant, generation) = self.find_generation(volume, generation)?;
+        let found = watch(report, |progress, phase| {
+            phase("reading the store");
+            rehydrate::root_of_generation(&tenant.store, generation.id, progress)
+        })?;
+        let wanted = generation.sealed.map(|sealed| sealed.root);
+        if Some(found) != wanted {
+            let wanted = wanted.map_or_else(|| "nothing".into(), |root| root.to_string());
+            tracing::error!(volume, number = generation.number, %found, wanted, "a generation in the store is not what was captured");
+            return Err(AdminError::Mismatch { number: generation.number, found: found.to_string(), wanted });
+        }
+        tracing::info!(volume, number = generation.number, "verified in the store");
+        Ok(Answer::Verified { number: generation.number, root: found.to_string(), bytes: generation.size.0 })
     }
 
     fn token(&self, tenant: &str, site: &str, valid_seconds: u64) -> Result<Answer, AdminError> {
@@ -76,9 +129,9 @@ impl Admin {
         Ok(Answer::Token { token: token.reveal().to_string(), site: site.name, valid_until })
     }
 
-    fn sites(&self) -> Result<Answer, AdminError> {
+    fn sites(&self, caller: &Caller) -> Result<Answer, AdminError> {
         let mut lines = Vec::new();
-        for tenant in self.state.catalogue.tenants()? {
+        for tenant in self.state.catalogue.tenants()?.into_iter().filter(|tenant| caller.sees(tenant)) {
             let sites = self.state.catalogue.sites()?.into_iter().filter(|site| site.tenant == tenant.id);
             for site in sites {
                 lines.push(self.site_line(&tenant, site)?);
@@ -111,9 +164,9 @@ impl Admin {
         })
     }
 
-    fn volumes(&self) -> Result<Answer, AdminError> {
+    fn volumes(&self, caller: &Caller) -> Result<Answer, AdminError> {
         let mut lines = Vec::new();
-        for (tenant, store) in self.state.all_tenants()? {
+        for (tenant, store) in self.state.all_tenants()?.into_iter().filter(|(tenant, _)| caller.sees(tenant)) {
             for lineage in store.store.lineages()? {
                 let site = self.site_name(&lineage)?;
                 lines.push(volume_line(&tenant, site, &lineage, &store.store.generations(lineage.id)?));
@@ -145,7 +198,7 @@ impl Admin {
     }
 
     /// The volume of that name. Of several (removed and added again at the edge) the one with the newest generation.
-    fn find_volume(&self, text: &str) -> Result<(Arc<TenantStore>, Lineage), AdminError> {
+    pub(crate) fn find_volume(&self, text: &str) -> Result<(Arc<TenantStore>, Lineage), AdminError> {
         let printable = || crate::text::printable(text);
         let (site, volume) = text.rsplit_once('/').ok_or_else(|| AdminError::VolumeName(printable()))?;
         let site = self.state.catalogue.find_site(site)?;
@@ -163,7 +216,7 @@ impl Admin {
         Ok((tenant, lineage))
     }
 
-    fn find_generation(&self, volume: &str, wanted: &str) -> Result<(Arc<TenantStore>, Generation), AdminError> {
+    pub(crate) fn find_generation(&self, volume: &str, wanted: &str) -> Result<(Arc<TenantStore>, Generation), AdminError> {
         let (tenant, lineage) = self.find_volume(volume)?;
         let mut sealed = tenant.store.generations(lineage.id)?;
         sealed.retain(Generation::is_sealed);
@@ -292,6 +345,17 @@ impl Admin {
         };
         Answer::Status { running: self.daemon.is_some(), connected, workers }
     }
+}
+
+/// The login name of whoever runs this process, for the audit log.
+fn own_login() -> String {
+    login_of(nix::unistd::getuid().as_raw())
+}
+
+/// The login name of a user of this machine.
+pub(super) fn login_of(uid: u32) -> String {
+    let user = nix::unistd::User::from_uid(uid.into()).ok().flatten();
+    user.map_or_else(|| format!("uid {uid}"), |user| user.name)
 }
 
 fn volume_line(tenant: &Tenant, site: String, lineage: &Lineage, generations: &[Generation]) -> VolumeLine {

@@ -42,8 +42,14 @@ pub enum PolicyRequest {
         site: Option<String>,
         /// The tenant's name, in the place of a site's.
         all_of: Option<String>,
+        /// Several sites, in the place of one.
+        #[serde(default)]
+        sites: Vec<String>,
         /// TOML.
         document: String,
+        /// The version that was looked at when the document was written: another one in force refuses it. `None`: whatever is in force.
+        #[serde(default)]
+        expected: Option<u64>,
         /// Who wants it, and why.
         author: Signature,
     },

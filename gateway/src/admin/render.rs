@@ -119,11 +119,88 @@ pub fn answer(answer: &Answer) -> String {
             table(&["number", "fingerprint", "role"], &authorities.iter().map(row).collect::<Vec<_>>())
         }
         Answer::Policy(answer) => super::policy::render::answer(answer),
+        Answer::Verified { number, root, bytes: read } => {
+            format!("Generation {number} is what was captured: {} were read and hash to its root {root}.\n", bytes(*read))
+        }
+        Answer::Tenant { tenant } => format!("Tenant {tenant} is there.\n"),
+        Answer::Done { what } => format!("{what}.\n"),
+        Answer::Accounts { .. }
+        | Answer::AccountSecret { .. }
+        | Answer::ApiTokens { .. }
+        | Answer::ApiTokenSecret { .. }
+        | Answer::Waiting { .. }
+        | Answer::Approvals { .. }
+        | Answer::Audit { .. }
+        | Answer::AuditWhole { .. } => people(answer),
         Answer::Status { running: false, .. } => "No daemon is running on this state directory.\n".into(),
         Answer::Status { connected, workers, .. } => {
             let rows: Vec<Vec<String>> = workers.iter().map(|(name, line)| vec![name.clone(), line.clone()]).collect();
             format!("The daemon is running; {connected} sites are connected.\n\n{}", table(&["worker", "doing"], &rows))
         }
+    }
+}
+
+/// Answers about accounts, approvals and the audit log.
+fn people(answer: &Answer) -> String {
+    match answer {
+        Answer::Accounts { accounts } if accounts.is_empty() => {
+            "There are no accounts yet. `sluice-gateway user add NAME --role administrator` makes the first.\n".into()
+        }
+        Answer::Accounts { accounts } => {
+            let row = |line: &super::AccountLine| {
+                let state = match (line.disabled, line.must_change) {
+                    (true, _) => "disabled",
+                    (false, true) => "has to change its password",
+                    (false, false) => "may sign in",
+                };
+                let tenant = line.tenant.clone().unwrap_or_else(|| "all".into());
+                vec![line.name.clone(), line.role.word().into(), tenant, state.into(), when(line.signed_in)]
+            };
+            table(
+                &["name", "role", "tenant", "state", "last signed in"],
+                &accounts.iter().map(row).collect::<Vec<_>>(),
+            )
+        }
+        // Secrets stand alone on stdout, as tokens of edges do.
+        Answer::AccountSecret { password, .. } => format!("{password}\n"),
+        Answer::ApiTokenSecret { token, .. } => format!("{token}\n"),
+        Answer::ApiTokens { tokens } => {
+            let row = |line: &super::TokenLine| {
+                let used = when(line.used);
+                vec![line.id.clone(), printable(&line.label), line.role.word().into(), moment(line.valid_until), used]
+            };
+            table(&["id", "label", "role", "good until", "last used"], &tokens.iter().map(row).collect::<Vec<_>>())
+        }
+        Answer::Waiting { number, causes } => {
+            let causes: String = causes.iter().map(|cause| format!("  - {cause}\n")).collect();
+            format!(
+                "Not done yet: the line's owner has to agree.\n{causes}It waits under number {number}; an approver answers in the web UI or by `sluice-gateway approval approve {number} --reason TEXT`.\n"
+            )
+        }
+        Answer::Approvals { approvals } if approvals.is_empty() => "Nothing waits for approval.\n".into(),
+        Answer::Approvals { approvals } => {
+            let row = |line: &super::ApprovalLine| {
+                vec![
+                    line.number.to_string(),
+                    line.state.clone(),
+                    line.by.clone(),
+                    printable(&line.what),
+                    line.causes.join("; "),
+                    line.answered_by.clone().unwrap_or_default(),
+                ]
+            };
+            table(
+                &["number", "state", "asked by", "what", "because", "answered by"],
+                &approvals.iter().map(row).collect::<Vec<_>>(),
+            )
+        }
+        Answer::Audit { entries } => {
+            entries.iter().map(|entry| super::AuditFormat::Json.line(entry, "") + "\n").collect()
+        }
+        Answer::AuditWhole { entries, last } => {
+            format!("The audit log is whole: {entries} entries, the last one hashes to {last}.\n")
+        }
+        _ => String::new(),
     }
 }
 

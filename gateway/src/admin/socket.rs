@@ -3,8 +3,10 @@
 //! One request per connection: a line of JSON in, lines of JSON out: any number of `{"report": …}`, then one `{"answer": …}` or `{"error": …}`.
 //! A client that goes away cancels what it asked for.
 
+use super::handlers::login_of;
 use super::policy::MAX_REQUEST;
 use super::{Admin, Answer, Report, Request};
+use crate::access::Caller;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, Permissions};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -104,6 +106,8 @@ pub(crate) async fn serve(listener: UnixListener, admin: Admin, tasks: TaskTrack
 }
 
 async fn serve_one(stream: tokio::net::UnixStream, admin: Admin, stop: CancellationToken) -> io::Result<()> {
+    // The socket's mode lets nobody else in; who it is stands in the audit log.
+    let caller = Caller::command_line(stream.peer_cred().map_or_else(|_| "unknown".into(), |peer| login_of(peer.uid())));
     let (read, mut write) = stream.into_split();
     let mut lines = tokio::io::BufReader::new(read.take(MAX_REQUEST)).lines();
     let line = tokio::time::timeout(FIRST_WORD, lines.next_line()).await.map_err(|_| io::ErrorKind::TimedOut)??;
@@ -119,7 +123,7 @@ async fn serve_one(stream: tokio::net::UnixStream, admin: Admin, stop: Cancellat
             let _slow_clients_miss_some = reports_in.try_send(now);
             !cancelled.is_cancelled() && !stopping.is_cancelled()
         };
-        admin.handle(request, &mut report)
+        admin.handle_as(&caller, request, &mut report)
     };
     let _cancel_when_gone = gone.drop_guard();
     let mut work = tokio::task::spawn_blocking(work);

@@ -187,7 +187,7 @@ pub(crate) fn policy_request(command: PolicyCommand) -> Result<Request> {
         PolicyCommand::Show { site, version } => PolicyRequest::Show { site, version },
         PolicyCommand::Set { whose: Whose { site, all_of }, file, author } => {
             let (document, author) = (read(&file, MAX_POLICY_FILE)?, author.signed());
-            PolicyRequest::Set { site, all_of, document, author }
+            PolicyRequest::Set { site, all_of, sites: Vec::new(), document, expected: None, author }
         }
         PolicyCommand::Preview { site: Some(site), days, from, .. } => PolicyRequest::Preview { site, days, from },
         PolicyCommand::History { site } => PolicyRequest::History { site },

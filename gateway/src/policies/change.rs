@@ -19,6 +19,8 @@ pub enum Change {
     Set {
         /// TOML; its `version` is not believed and may be missing.
         document: String,
+        /// The version that it was written against: another one in force refuses it.
+        expected: Option<u64>,
     },
     /// Bend the schedule for a while.
     Bend(Wanted),
@@ -89,6 +91,18 @@ pub enum ChangeError {
         /// What was asked for.
         version: u64,
     },
+    /// Somebody was faster.
+    #[error(
+        "the policy of site `{site}` is at version {now} by now, and this was written for version {expected}: look at what changed, and save again"
+    )]
+    Moved {
+        /// The site's name.
+        site: String,
+        /// The version that the document was written against; 0: none.
+        expected: u64,
+        /// The one in force; 0: none.
+        now: u64,
+    },
     /// The tenant has no sites.
     #[error("tenant `{0}` has no sites; `sluice-gateway token --tenant {0} --site NAME` makes one")]
     NoSites(String),
@@ -158,8 +172,12 @@ pub(super) fn apply(
     now: Timestamp,
 ) -> Result<Next, ChangeError> {
     let written = current.map_or("", |row| row.document.as_str());
+    let in_force = current.map_or(0, |row| row.version);
     let current = current.map(|row| Policy::parse(&row.document)).transpose()?;
-    if let Change::Set { document } = change {
+    if let Change::Set { document, expected } = change {
+        if let Some(expected) = expected.filter(|expected| *expected != in_force) {
+            return Err(ChangeError::Moved { site: site.to_owned(), expected, now: in_force });
+        }
         return set(current, version, document, now);
     }
     let mut policy = current.ok_or_else(|| ChangeError::NoPolicy(site.to_owned()))?;

@@ -18,7 +18,14 @@ fn signature() -> Signature {
 }
 
 pub(crate) fn set(site: &str, document: &str) -> PolicyRequest {
-    PolicyRequest::Set { site: Some(site.into()), all_of: None, document: document.into(), author: signature() }
+    PolicyRequest::Set {
+        site: Some(site.into()),
+        all_of: None,
+        sites: Vec::new(),
+        document: document.into(),
+        expected: None,
+        author: signature(),
+    }
 }
 
 pub(crate) fn hold(site: &str) -> PolicyRequest {
@@ -276,12 +283,14 @@ fn every_refusal_has_its_words() {
     let unsigned = |actor: &str, reason: &str| PolicyRequest::Set {
         site: Some("b".into()),
         all_of: None,
+        sites: Vec::new(),
         document: DOCUMENT.into(),
+        expected: None,
         author: Signature { actor: actor.into(), reason: reason.into() },
     };
     assert_eq!(refused(&world, unsigned("", "r")), "nobody is named who wants this: say who by --actor");
     assert!(refused(&world, unsigned("li", "")).starts_with("no reason is given: say why by --reason"));
-    let nobody = PolicyRequest::Set { site: None, all_of: None, document: DOCUMENT.into(), author: signature() };
+    let nobody = PolicyRequest::Set { site: None, all_of: None, sites: Vec::new(), document: DOCUMENT.into(), expected: None, author: signature() };
     assert!(refused(&world, nobody).contains("--site, or for all sites of a tenant by --all-of"));
     let wrong = refused(&world, set("b", &DOCUMENT.replace("80 %", "800 %")));
     assert!(wrong.starts_with("line 8: `night`: \"800 %\" is no share of the line"), "{wrong}");

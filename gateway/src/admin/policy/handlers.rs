@@ -11,8 +11,8 @@ impl Admin {
     pub(in crate::admin) fn policy(&self, request: PolicyRequest) -> Result<Answer, AdminError> {
         let answered = match request {
             PolicyRequest::Show { site, version } => self.show_policy(&site, version),
-            PolicyRequest::Set { site, all_of, document, author } => {
-                self.change(&self.sites_of(site, all_of)?, Change::Set { document }, &author)
+            PolicyRequest::Set { site, all_of, sites, document, expected, author } => {
+                self.change(&self.sites_of(site, all_of, &sites)?, Change::Set { document, expected }, &author)
             }
             PolicyRequest::Preview { site, days, from } => {
                 let (policy, _) = policies::in_force(&self.state.catalogue, &self.site(&site)?)?;
@@ -55,14 +55,29 @@ impl Admin {
         answered.map(Answer::Policy)
     }
 
-    fn site(&self, name: &str) -> Result<Site, AdminError> {
+    pub(in crate::admin) fn site(&self, name: &str) -> Result<Site, AdminError> {
         Ok(self.state.catalogue.find_site(name)?)
     }
 
-    fn sites_of(&self, site: Option<String>, all_of: Option<String>) -> Result<Vec<Site>, AdminError> {
+    pub(in crate::admin) fn sites_of(
+        &self,
+        site: Option<String>,
+        all_of: Option<String>,
+        sites: &[String],
+    ) -> Result<Vec<Site>, AdminError> {
         match (site, all_of) {
-            (Some(site), None) => Ok(vec![self.site(&site)?]),
-            (None, Some(tenant)) => {
+            (None, None) if !sites.is_empty() => {
+                let mut found: Vec<Site> = Vec::with_capacity(sites.len());
+                for name in sites {
+                    let site = self.site(name)?;
+                    if found.iter().all(|known| known.id != site.id) {
+                        found.push(site);
+                    }
+                }
+                Ok(found)
+            }
+            (Some(site), None) if sites.is_empty() => Ok(vec![self.site(&site)?]),
+            (None, Some(tenant)) if sites.is_empty() => {
                 let tenant = self.state.catalogue.find_tenant(&tenant)?;
                 let mut sites = self.state.catalogue.sites()?;
                 sites.retain(|site| site.tenant == tenant.id);
@@ -72,7 +87,7 @@ impl Admin {
         }
     }
 
-    fn change(&self, sites: &[Site], change: Change, author: &Signature) -> Result<PolicyAnswer, AdminError> {
+    pub(in crate::admin) fn change(&self, sites: &[Site], change: Change, author: &Signature) -> Result<PolicyAnswer, AdminError> {
         let author = Author::new(&author.actor, &author.reason).map_err(ChangeError::from)?;
         let live = self.daemon.as_ref().map(|daemon| daemon.live.as_ref());
         let _runtime = self.daemon.as_ref().map(|daemon| daemon.runtime.enter());

@@ -27,7 +27,7 @@ fn step(current: Option<&PolicyRow>, change: &Change) -> Result<(PolicyRow, Next
 }
 
 fn first() -> PolicyRow {
-    step(None, &Change::Set { document: PLAIN.into() }).unwrap().0
+    step(None, &Change::Set { document: PLAIN.into(), expected: None }).unwrap().0
 }
 
 fn bend(bend: Bend, until: &str) -> Change {
@@ -42,7 +42,7 @@ fn policy(row: &PolicyRow) -> Policy {
 fn a_document_is_kept_as_it_was_written_but_for_its_version() {
     let one = first();
     assert_eq!(one.document, PLAIN.replace("# agreed", "version = 1 # agreed"));
-    let again = Change::Set { document: one.document.replace("version = 1", "version = 99") };
+    let again = Change::Set { document: one.document.replace("version = 1", "version = 99"), expected: None };
     let (two, next) = step(Some(&one), &again).unwrap();
     assert_eq!((policy(&two).version, next.kept.len()), (2, 0));
     assert!(two.document.starts_with("version = 2 # agreed"), "{}", two.document);
@@ -76,17 +76,17 @@ fn overrides_come_end_and_expire() {
 fn a_new_document_ends_no_hold_and_no_override() {
     let (two, _) = step(Some(&first()), &Change::Hold).unwrap();
     let (three, _) = step(Some(&two), &bend(Bend::Pause, "21:00")).unwrap();
-    let (four, next) = step(Some(&three), &Change::Set { document: PLAIN.into() }).unwrap();
+    let (four, next) = step(Some(&three), &Change::Set { document: PLAIN.into(), expected: None }).unwrap();
     assert_eq!(next.kept, ["the hold by li (month end)", "override 3: pause, by li (month end)"]);
     assert_eq!((policy(&four).hold.is_some(), policy(&four).overrides.len()), (true, 1));
     // A document that names them itself keeps its words.
-    let (five, next) = step(Some(&four), &Change::Set { document: four.document.clone() }).unwrap();
+    let (five, next) = step(Some(&four), &Change::Set { document: four.document.clone(), expected: None }).unwrap();
     assert_eq!((next.kept.len(), policy(&five).overrides.len()), (0, 1));
     assert_eq!(next.what, [LineChange::PolicySet], "it brought nothing new");
     let (six, _) = step(Some(&five), &Change::Release).unwrap();
     assert!(policy(&six).hold.is_none());
     // What a document brings along is noted too.
-    let (_, next) = step(Some(&six), &Change::Set { document: four.document.replace("id = 3", "id = 4") }).unwrap();
+    let (_, next) = step(Some(&six), &Change::Set { document: four.document.replace("id = 3", "id = 4"), expected: None }).unwrap();
     assert_eq!(next.what.len(), 3, "{:?}", next.what);
     assert!(matches!(next.what[2], LineChange::OverrideAdded { id: 4, .. }) && next.what[1] == LineChange::Held);
 }
@@ -97,6 +97,7 @@ fn a_calendar_takes_the_place_of_what_was_known_of_its_dates() {
         None,
         &Change::Set {
             document: format!("{PLAIN}\n[holidays]\noff = [\"2026-10-10 wrong\"]\nworking = [\"2026-10-01\"]\n"),
+            expected: None,
         },
     )
     .unwrap();
@@ -180,7 +181,7 @@ holdover = "7 days" # since the flood
 
 #[test]
 fn comments_survive_every_kind_of_change() {
-    let (one, _) = step(None, &Change::Set { document: COMMENTED.into() }).unwrap();
+    let (one, _) = step(None, &Change::Set { document: COMMENTED.into(), expected: None }).unwrap();
     let words: Vec<&str> = COMMENTED.lines().filter_map(|line| line.split_once('#').map(|(_, word)| word)).collect();
     let holidays = Change::Holidays(Days {
         off: [(date(2027, 1, 1), "New Year".to_owned())].into(),
@@ -195,7 +196,7 @@ fn comments_survive_every_kind_of_change() {
         ("release", &held, Change::Release),
         ("holidays", &one, holidays),
         // What stays in force although it is not named is added to the new text too.
-        ("set", &held, Change::Set { document: COMMENTED.into() }),
+        ("set", &held, Change::Set { document: COMMENTED.into(), expected: None }),
     ];
     for (what, from, change) in changes {
         let (row, _) = step(Some(from), &change).unwrap();
@@ -209,4 +210,17 @@ fn comments_survive_every_kind_of_change() {
     let next = apply("b1", Some(&one), 2, &Change::Hold, &author(), days_later).unwrap();
     let lost: Vec<&&str> = words.iter().filter(|word| !next.document.contains(**word)).collect();
     assert_eq!(lost, [&" the auditors are here", &" noon would do"]);
+}
+
+#[test]
+fn a_document_that_was_written_for_another_version_is_refused() {
+    let one = first();
+    let set = |expected| Change::Set { document: PLAIN.into(), expected: Some(expected) };
+    assert!(step(Some(&one), &set(1)).is_ok());
+    let said = step(Some(&one), &set(0)).unwrap_err().to_string();
+    assert_eq!(
+        said,
+        "the policy of site `b1` is at version 1 by now, and this was written for version 0: look at what changed, and save again"
+    );
+    assert!(step(None, &set(0)).is_ok());
 }
