@@ -169,9 +169,8 @@ impl Caller {
     ///
     /// What belongs to a tenant out of scope must not come here: it is answered as if it did not exist.
     pub fn require(&self, right: Right, tenant: Option<TenantId>) -> Result<(), Forbidden> {
-        let refuse = |whose| {
-            Err(Forbidden { who: crate::text::printable(&self.name), role: self.role.word(), right, whose })
-        };
+        let refuse =
+            |whose| Err(Forbidden { who: crate::text::printable(&self.name), role: self.role.word(), right, whose });
         match (self.role.has(right), tenant) {
             (false, _) => refuse(""),
             (true, None) if self.scope != Scope::Whole => refuse(" of the whole gateway"),
@@ -204,7 +203,8 @@ mod tests {
     #[test]
     fn a_scope_holds_its_tenant_and_nothing_else() {
         let (ours, theirs) = (TenantId([1; 16]), TenantId([2; 16]));
-        let caller = Caller { name: "li".into(), role: Role::Administrator, scope: Scope::Tenant(ours), via: Via::Token };
+        let caller =
+            Caller { name: "li".into(), role: Role::Administrator, scope: Scope::Tenant(ours), via: Via::Token };
         assert_eq!(caller.require(Right::Administer, Some(ours)), Ok(()));
         let refused = |right, tenant| caller.require(right, tenant).unwrap_err().to_string();
         let ask = ": ask an administrator for an account that may";

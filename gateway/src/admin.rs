@@ -524,13 +524,19 @@ pub enum AdminError {
     #[error("who asks for a change cannot agree to it: somebody else has to")]
     OwnRequest,
     /// Something else was looked at.
-    #[error("the policy of site `{0}` was changed since this was asked for: whoever wants it has to look at it and ask again")]
+    #[error(
+        "the policy of site `{0}` was changed since this was asked for: whoever wants it has to look at it and ask again"
+    )]
     Stale(String),
     /// The audit log is not what was written.
-    #[error("the audit log was changed: entry {0} does not follow from the one before it. Compare with what was exported, and find out who had access to the gateway's state")]
+    #[error(
+        "the audit log was changed: entry {0} does not follow from the one before it. Compare with what was exported, and find out who had access to the gateway's state"
+    )]
     AuditBroken(u64),
     /// A generation is not what was captured.
-    #[error("generation {number} reads as {found} instead of {wanted}: the store is damaged; run `sluice-gateway scrub`, which asks the edge for what is broken")]
+    #[error(
+        "generation {number} reads as {found} instead of {wanted}: the store is damaged; run `sluice-gateway scrub`, which asks the edge for what is broken"
+    )]
     Mismatch {
         /// Its number.
         number: u64,
@@ -543,7 +549,9 @@ pub enum AdminError {
     #[error("`{0}` does not lie in a folder for targets: name one below {1}")]
     Outside(String, String),
     /// Nowhere may be written from afar.
-    #[error("no folder for targets is set: write `targets = [\"/srv/targets\"]` under `[web]` in the gateway's configuration, or use the command line")]
+    #[error(
+        "no folder for targets is set: write `targets = [\"/srv/targets\"]` under `[web]` in the gateway's configuration, or use the command line"
+    )]
     NoTargets,
     /// Only for commands.
     #[error("this can only be asked for on the gateway's own machine: `sluice-gateway {0}`")]

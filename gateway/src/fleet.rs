@@ -144,7 +144,8 @@ impl Fleet {
         let row = row?;
         let least = now.checked_add(LEAST_AHEAD).unwrap_or(now);
         let mut rules = self.lock_rules();
-        if let Some(known) = rules.get(&site).filter(|known| known.policy.version == row.version && known.until > least) {
+        if let Some(known) = rules.get(&site).filter(|known| known.policy.version == row.version && known.until > least)
+        {
             return Some(known.clone());
         }
         let policy = match Policy::parse(&row.document) {

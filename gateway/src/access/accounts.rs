@@ -53,7 +53,9 @@ pub enum AccountError {
     #[error("an account of {0} cannot be given or made by {1}: rights are not made out of nothing")]
     Beyond(&'static str, &'static str),
     /// No label.
-    #[error("say what the token is for, in at most {MAX_LABEL} characters: whoever finds it in the list has to know whether it is still needed")]
+    #[error(
+        "say what the token is for, in at most {MAX_LABEL} characters: whoever finds it in the list has to know whether it is still needed"
+    )]
     Label,
     /// Too many.
     #[error("the account has {MAX_TOKENS} API tokens: take one back first")]
@@ -287,10 +289,13 @@ fn invented() -> Shown {
 
 /// Whether somebody may manage accounts of this scope.
 fn may_manage(by: &Caller, scope: Scope) -> Result<(), Forbidden> {
-    by.require(Right::Administer, match scope {
-        Scope::Whole => None,
-        Scope::Tenant(tenant) => Some(tenant),
-    })
+    by.require(
+        Right::Administer,
+        match scope {
+            Scope::Whole => None,
+            Scope::Tenant(tenant) => Some(tenant),
+        },
+    )
 }
 
 /// The account, if it is there for whoever asks: those of others are answered as if they did not exist.
@@ -358,7 +363,10 @@ mod tests {
         let (of_ours, _) = create(&catalogue, &root(), ("ours", Role::Administrator, ours), NOW).unwrap();
         create(&catalogue, &root(), ("theirs", Role::Viewer, theirs), NOW).unwrap();
         let by = caller(&of_ours, Via::Session);
-        assert!(matches!(create(&catalogue, &by, ("x", Role::Viewer, Scope::Whole), NOW), Err(AccountError::Forbidden(_))));
+        assert!(matches!(
+            create(&catalogue, &by, ("x", Role::Viewer, Scope::Whole), NOW),
+            Err(AccountError::Forbidden(_))
+        ));
         assert!(matches!(create(&catalogue, &by, ("x", Role::Viewer, theirs), NOW), Err(AccountError::Forbidden(_))));
         for name in ["chief", "theirs"] {
             assert!(matches!(remove(&catalogue, &by, name), Err(AccountError::None(_))), "{name} is not seen");

@@ -34,7 +34,9 @@ impl std::fmt::Display for Cause {
                 let way = if *up { "towards the gateway" } else { "towards the site" };
                 write!(f, "the cap {way} rises from {from} to {to}")
             }
-            Cause::Blackout(name) => write!(f, "the blackout \"{}\" is changed or taken out", crate::text::printable(name)),
+            Cause::Blackout(name) => {
+                write!(f, "the blackout \"{}\" is changed or taken out", crate::text::printable(name))
+            }
             Cause::Pierce => f.write_str("data may be sent in blackouts"),
             Cause::LocalBoost => f.write_str("people at the site may boost to more than before"),
             Cause::Courtesy => f.write_str("replication makes way for the branch's own traffic later than before"),
@@ -55,7 +57,8 @@ pub fn of_policy(before: &Policy, after: &Policy) -> Vec<Cause> {
         }
     }
     let is_kept = |blackout: &Blackout| {
-        let same = |new: &Blackout| new.when == blackout.when && new.hours == blackout.hours && new.kind >= blackout.kind;
+        let same =
+            |new: &Blackout| new.when == blackout.when && new.hours == blackout.hours && new.kind >= blackout.kind;
         after.blackouts.iter().any(same)
     };
     let gone = before.blackouts.iter().filter(|blackout| !is_kept(blackout));
@@ -117,7 +120,10 @@ mod tests {
         assert_eq!(causes("day 1..3", "day 1..2"), ["the blackout \"month end\" is changed or taken out"]);
         assert_eq!(causes("\"50 %\"", "\"70 %\""), ["people at the site may boost to more than before"]);
         assert_eq!(causes("25 ms", "50 ms"), ["replication makes way for the branch's own traffic later than before"]);
-        assert_eq!(causes("\"25 ms\"", "\"off\""), ["replication makes way for the branch's own traffic later than before"]);
+        assert_eq!(
+            causes("\"25 ms\"", "\"off\""),
+            ["replication makes way for the branch's own traffic later than before"]
+        );
         assert_eq!(causes("5 GB", "6 GB"), ["the day quota is larger than before, or gone"]);
         let bend = "[[overrides]]\nid = 1\nbend = \"boost 1 Mbit/s\"\npierce = true\nfrom = \"2026-11-24T00:00:00Z\"\nuntil = \"2026-11-24T01:00:00Z\"\nactor = \"li\"\nreason = \"r\"\n[[quotas]]";
         assert_eq!(causes("[[quotas]]", bend), ["data may be sent in blackouts"]);

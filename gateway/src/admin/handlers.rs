@@ -216,7 +216,11 @@ impl Admin {
         Ok((tenant, lineage))
     }
 
-    pub(crate) fn find_generation(&self, volume: &str, wanted: &str) -> Result<(Arc<TenantStore>, Generation), AdminError> {
+    pub(crate) fn find_generation(
+        &self,
+        volume: &str,
+        wanted: &str,
+    ) -> Result<(Arc<TenantStore>, Generation), AdminError> {
         let (tenant, lineage) = self.find_volume(volume)?;
         let mut sealed = tenant.store.generations(lineage.id)?;
         sealed.retain(Generation::is_sealed);

@@ -122,7 +122,9 @@ impl Admin {
         Ok(match request {
             Request::Sites | Request::Volumes | Request::Status | Request::Approvals { .. } => looks(None),
             Request::Generations { volume } => looks(Some(self.tenant_of_volume(caller, volume)?)),
-            Request::Audit { .. } | Request::AuditCheck => Subject { right: Right::Administer, whole: true, ..looks(None) },
+            Request::Audit { .. } | Request::AuditCheck => {
+                Subject { right: Right::Administer, whole: true, ..looks(None) }
+            }
             Request::Tenant { name } => Subject::whole("tenant.add", name),
             Request::Token { tenant, site, .. } => {
                 let there = self.state.catalogue.tenants()?.into_iter().find(|known| known.name == *tenant);
@@ -177,7 +179,9 @@ impl Admin {
             detail,
             ..Subject::new(Some(what), Right::Administer, None, name)
         };
-        let own = |name: &str| if caller.name == name && caller.via != Via::CommandLine { Right::See } else { Right::Administer };
+        let own = |name: &str| {
+            if caller.name == name && caller.via != Via::CommandLine { Right::See } else { Right::Administer }
+        };
         Ok(match request {
             AccountRequest::List => Subject::new(None, Right::Administer, None, ""),
             AccountRequest::Tokens { account } => Subject::new(None, own(account), None, ""),
@@ -209,7 +213,9 @@ impl Admin {
             let right = if what.is_none() { Right::See } else { Right::Operate };
             Ok::<_, AdminError>(Subject { detail, ..Subject::new(what, right, Some(tenant), &site.name) })
         };
-        let why = |author: &Signature, what: &str| format!("{what}{}{}", if what.is_empty() { "" } else { "; " }, author.reason);
+        let why = |author: &Signature, what: &str| {
+            format!("{what}{}{}", if what.is_empty() { "" } else { "; " }, author.reason)
+        };
         match request {
             PolicyRequest::Show { site, .. }
             | PolicyRequest::Preview { site, .. }
@@ -227,7 +233,10 @@ impl Admin {
                 }
                 let names: Vec<&str> = found.iter().map(|site| site.name.as_str()).collect();
                 let detail = why(author, "");
-                Ok(Subject { detail, ..Subject::new(Some("policy.set"), Right::Operate, Some(tenant), &names.join(", ")) })
+                Ok(Subject {
+                    detail,
+                    ..Subject::new(Some("policy.set"), Right::Operate, Some(tenant), &names.join(", "))
+                })
             }
             PolicyRequest::Bend { site, bend, until, seconds, volume, author, .. } => {
                 let what = match bend {
@@ -408,7 +417,9 @@ impl AdminError {
             },
             E::Policy(error) => match error {
                 ChangeError::Catalogue(error) => of_catalogue(error),
-                ChangeError::NoPolicy(_) | ChangeError::NoVersion { .. } | ChangeError::NoOverride { .. } => Fault::Missing,
+                ChangeError::NoPolicy(_) | ChangeError::NoVersion { .. } | ChangeError::NoOverride { .. } => {
+                    Fault::Missing
+                }
                 ChangeError::NoSites(_) => Fault::Missing,
                 ChangeError::Moved { .. } => Fault::Stale,
                 ChangeError::Held { .. } | ChangeError::NotHeld(_) => Fault::Conflict,
@@ -420,7 +431,9 @@ impl AdminError {
             E::Answered(..) | E::Expired(_) | E::Running | E::NoAddress | E::Cancelled => Fault::Conflict,
             E::Stale(_) => Fault::Stale,
             E::Ca(_) => Fault::Conflict,
-            E::State(_) | E::Store(_) | E::Rehydrate(_) | E::Backup(_) | E::AuditBroken(_) | E::Mismatch { .. } => Fault::Failed,
+            E::State(_) | E::Store(_) | E::Rehydrate(_) | E::Backup(_) | E::AuditBroken(_) | E::Mismatch { .. } => {
+                Fault::Failed
+            }
         }
     }
 }

@@ -120,7 +120,10 @@ pub fn answer(answer: &Answer) -> String {
         }
         Answer::Policy(answer) => super::policy::render::answer(answer),
         Answer::Verified { number, root, bytes: read } => {
-            format!("Generation {number} is what was captured: {} were read and hash to its root {root}.\n", bytes(*read))
+            format!(
+                "Generation {number} is what was captured: {} were read and hash to its root {root}.\n",
+                bytes(*read)
+            )
         }
         Answer::Tenant { tenant } => format!("Tenant {tenant} is there.\n"),
         Answer::Done { what } => format!("{what}.\n"),
@@ -156,10 +159,7 @@ fn people(answer: &Answer) -> String {
                 let tenant = line.tenant.clone().unwrap_or_else(|| "all".into());
                 vec![line.name.clone(), line.role.word().into(), tenant, state.into(), when(line.signed_in)]
             };
-            table(
-                &["name", "role", "tenant", "state", "last signed in"],
-                &accounts.iter().map(row).collect::<Vec<_>>(),
-            )
+            table(&["name", "role", "tenant", "state", "last signed in"], &accounts.iter().map(row).collect::<Vec<_>>())
         }
         // Secrets stand alone on stdout, as tokens of edges do.
         Answer::AccountSecret { password, .. } => format!("{password}\n"),

@@ -107,7 +107,8 @@ pub(crate) async fn serve(listener: UnixListener, admin: Admin, tasks: TaskTrack
 
 async fn serve_one(stream: tokio::net::UnixStream, admin: Admin, stop: CancellationToken) -> io::Result<()> {
     // The socket's mode lets nobody else in; who it is stands in the audit log.
-    let caller = Caller::command_line(stream.peer_cred().map_or_else(|_| "unknown".into(), |peer| login_of(peer.uid())));
+    let caller =
+        Caller::command_line(stream.peer_cred().map_or_else(|_| "unknown".into(), |peer| login_of(peer.uid())));
     let (read, mut write) = stream.into_split();
     let mut lines = tokio::io::BufReader::new(read.take(MAX_REQUEST)).lines();
     let line = tokio::time::timeout(FIRST_WORD, lines.next_line()).await.map_err(|_| io::ErrorKind::TimedOut)??;

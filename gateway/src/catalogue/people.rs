@@ -201,9 +201,9 @@ impl Catalogue {
         let commit = self.database.begin_write()?;
         let was = {
             let was = commit.open_table(ACCOUNTS)?.remove(name.as_bytes())?.is_some();
-            commit.open_table(API_TOKENS)?.retain(|_, row| {
-                decode::<ApiToken>(row, "API tokens").map_or(true, |token| token.account != name)
-            })?;
+            commit
+                .open_table(API_TOKENS)?
+                .retain(|_, row| decode::<ApiToken>(row, "API tokens").map_or(true, |token| token.account != name))?;
             was
         };
         commit.commit()?;

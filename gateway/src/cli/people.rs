@@ -174,11 +174,7 @@ pub(crate) fn approval_request(command: ApprovalCommand) -> Request {
 }
 
 /// Prints the audit log, piece by piece.
-pub(crate) fn export(
-    mut after: u64,
-    format: FormatArg,
-    ask: impl Fn(&Request) -> Result<Answer>,
-) -> Result<()> {
+pub(crate) fn export(mut after: u64, format: FormatArg, ask: impl Fn(&Request) -> Result<Answer>) -> Result<()> {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let format = if format == FormatArg::Json { AuditFormat::Json } else { AuditFormat::Syslog };
     let mut out = std::io::stdout().lock();

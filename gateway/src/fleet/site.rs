@@ -263,9 +263,9 @@ impl Fleet {
         let ruled = self.ruled(site.id, row.as_ref(), now);
         let heard = self.state.telemetry.of(site.id);
         let connected = self.live.as_ref().is_some_and(|live| live.of_site(site.id).is_some());
-        let fresh = heard.as_deref().filter(|heard| {
-            connected && at.0.saturating_sub(heard.at.0) < HEARD_FRESH.as_millis() as u64
-        });
+        let fresh = heard
+            .as_deref()
+            .filter(|heard| connected && at.0.saturating_sub(heard.at.0) < HEARD_FRESH.as_millis() as u64);
         let doing = now_view(ruled.as_deref(), fresh, now);
         let figures = heard.as_deref().map(|heard| &heard.site);
         let waits = volumes.iter().any(|volume| volume.left > 0) || figures.is_some_and(|told| told.backlog > 0);
@@ -399,7 +399,8 @@ fn of_allowance(policy: &Policy, allowance: &Allowance) -> NowView {
 
 /// The name of what decides, and why it was made.
 fn called(policy: &Policy, reason: Reason) -> (String, String) {
-    let made = |id| policy.overrides.iter().find(|bend| bend.id == id).map(|bend| (bend.actor.clone(), bend.reason.clone()));
+    let made =
+        |id| policy.overrides.iter().find(|bend| bend.id == id).map(|bend| (bend.actor.clone(), bend.reason.clone()));
     match reason {
         Reason::Hold => policy.hold.as_ref().map(|hold| (hold.actor.clone(), hold.reason.clone())).unwrap_or_default(),
         Reason::Pause(id) | Reason::Boost(id) => made(id).unwrap_or_default(),
@@ -413,11 +414,7 @@ fn called(policy: &Policy, reason: Reason) -> (String, String) {
     }
 }
 
-fn quotas(
-    policy: &Policy,
-    figures: Option<&wire::telemetry::SiteFigures>,
-    now: Timestamp,
-) -> Vec<QuotaView> {
+fn quotas(policy: &Policy, figures: Option<&wire::telemetry::SiteFigures>, now: Timestamp) -> Vec<QuotaView> {
     let used = |number: usize| figures.and_then(|told| told.quotas.get(number)).map_or(0, |(used, _)| *used);
     let rules = policy.quotas.iter().enumerate();
     rules

@@ -82,10 +82,7 @@ impl From<VolumeState> for VolumeDoing {
 }
 
 /// The volumes of a tenant's sites, by site, each by name.
-pub(super) fn of_tenant(
-    state: &State,
-    tenant: &Tenant,
-) -> Result<HashMap<SiteId, Vec<VolumeBrief>>, StateError> {
+pub(super) fn of_tenant(state: &State, tenant: &Tenant) -> Result<HashMap<SiteId, Vec<VolumeBrief>>, StateError> {
     let store = state.tenant(tenant.id)?;
     let failed = |source| StateError::Store { tenant: tenant.id, source };
     let mut by_site: HashMap<SiteId, Vec<VolumeBrief>> = HashMap::new();

@@ -290,7 +290,14 @@ fn every_refusal_has_its_words() {
     };
     assert_eq!(refused(&world, unsigned("", "r")), "nobody is named who wants this: say who by --actor");
     assert!(refused(&world, unsigned("li", "")).starts_with("no reason is given: say why by --reason"));
-    let nobody = PolicyRequest::Set { site: None, all_of: None, sites: Vec::new(), document: DOCUMENT.into(), expected: None, author: signature() };
+    let nobody = PolicyRequest::Set {
+        site: None,
+        all_of: None,
+        sites: Vec::new(),
+        document: DOCUMENT.into(),
+        expected: None,
+        author: signature(),
+    };
     assert!(refused(&world, nobody).contains("--site, or for all sites of a tenant by --all-of"));
     let wrong = refused(&world, set("b", &DOCUMENT.replace("80 %", "800 %")));
     assert!(wrong.starts_with("line 8: `night`: \"800 %\" is no share of the line"), "{wrong}");

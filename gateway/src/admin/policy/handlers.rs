@@ -87,7 +87,12 @@ impl Admin {
         }
     }
 
-    pub(in crate::admin) fn change(&self, sites: &[Site], change: Change, author: &Signature) -> Result<PolicyAnswer, AdminError> {
+    pub(in crate::admin) fn change(
+        &self,
+        sites: &[Site],
+        change: Change,
+        author: &Signature,
+    ) -> Result<PolicyAnswer, AdminError> {
         let author = Author::new(&author.actor, &author.reason).map_err(ChangeError::from)?;
         let live = self.daemon.as_ref().map(|daemon| daemon.live.as_ref());
         let _runtime = self.daemon.as_ref().map(|daemon| daemon.runtime.enter());

@@ -86,7 +86,8 @@ fn a_new_document_ends_no_hold_and_no_override() {
     let (six, _) = step(Some(&five), &Change::Release).unwrap();
     assert!(policy(&six).hold.is_none());
     // What a document brings along is noted too.
-    let (_, next) = step(Some(&six), &Change::Set { document: four.document.replace("id = 3", "id = 4"), expected: None }).unwrap();
+    let (_, next) =
+        step(Some(&six), &Change::Set { document: four.document.replace("id = 3", "id = 4"), expected: None }).unwrap();
     assert_eq!(next.what.len(), 3, "{:?}", next.what);
     assert!(matches!(next.what[2], LineChange::OverrideAdded { id: 4, .. }) && next.what[1] == LineChange::Held);
 }
