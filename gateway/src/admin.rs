@@ -387,7 +387,7 @@ pub struct SiteLine {
 }
 
 /// A volume.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct VolumeLine {
     /// Whose it is.
     pub tenant: String,
@@ -402,6 +402,7 @@ pub struct VolumeLine {
     /// Number of the newest sealed one.
     pub latest: Option<u64>,
     /// When that was captured.
+    #[schema(value_type = Option<u64>)]
     pub captured: Option<UnixMillis>,
     /// Size of the volume in bytes then.
     pub size: u64,
@@ -410,15 +411,17 @@ pub struct VolumeLine {
 }
 
 /// A generation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct GenerationLine {
     /// Its number.
     pub number: u64,
     /// Its id.
     pub id: String,
     /// When it was captured.
+    #[schema(value_type = u64)]
     pub captured: UnixMillis,
     /// When it was proved here; `None`: still arriving.
+    #[schema(value_type = Option<u64>)]
     pub sealed: Option<UnixMillis>,
     /// Size of the volume in bytes.
     pub size: u64,

@@ -159,6 +159,18 @@ impl Authorities {
         Ok(ServerCertificate { key, issued, signer: self.signer().certificate().to_vec() })
     }
 
+    /// A key and certificate with which pages are served under these names.
+    pub fn pages_certificate(&self, names: &[String], now: UnixMillis) -> Result<ServerCertificate, IdentityError> {
+        let key = Key::generate()?;
+        let issued = self.signer().sign_pages(&key, names, later(now, SERVER_VALIDITY))?;
+        Ok(ServerCertificate { key, issued, signer: self.signer().certificate().to_vec() })
+    }
+
+    /// The certificate of the authority that signs, DER: what browsers are told to trust.
+    pub fn signing_certificate(&self) -> Vec<u8> {
+        self.signer().certificate().to_vec()
+    }
+
     fn signer(&self) -> &Authority {
         let signer = self.all.iter().find(|(number, _)| *number == self.signing);
         &signer.expect("the signing number is checked wherever it is set").1

@@ -30,6 +30,37 @@ pub struct Config {
     pub ingress: Option<BitsPerSec>,
     /// Bytes that stay free on the disk: an edge is told to wait before they are touched.
     pub reserve: u64,
+    /// Pages and API; `None`: they are not served.
+    pub web: Option<WebConfig>,
+}
+
+/// How pages and API are served.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WebConfig {
+    /// Where.
+    pub listen: SocketAddr,
+    /// Names and addresses under which browsers come; others are refused, and our own certificate is made for these.
+    pub names: Vec<String>,
+    /// What encrypts them.
+    pub tls: WebTls,
+    /// Folders below which generations may be rehydrated by whoever does not sit at this machine.
+    pub targets: Vec<PathBuf>,
+}
+
+/// What encrypts pages and API.
+#[derive(Clone, Debug, PartialEq)]
+pub enum WebTls {
+    /// A certificate of our own authority, made anew each day.
+    Own,
+    /// A certificate and key of somebody else's, PEM.
+    Given {
+        /// The certificate, and those between it and its authority.
+        certificate: PathBuf,
+        /// Its key.
+        key: PathBuf,
+    },
+    /// Nothing: something in front of it does. Only on the loopback.
+    Off,
 }
 
 /// Why a configuration cannot be used. Every text names the file, the line and the field, and what to write instead.
@@ -77,6 +108,8 @@ pub mod defaults {
     pub const LISTEN: &str = "[::]:9470";
     /// Loopback only: metrics name sites and volumes.
     pub const HTTP: &str = "127.0.0.1:9470";
+    /// Loopback only, until somebody decides from where the gateway is steered.
+    pub const WEB: &str = "127.0.0.1:9443";
     /// A month of nightly generations.
     pub const RETENTION: usize = 30;
     /// A branch that is cut off for a month still gets back in: it renews with 30 days to go.
@@ -106,6 +139,19 @@ struct Raw {
     certificate_days: Option<Spanned<i64>>,
     reserve_mib: Option<Spanned<i64>>,
     ingress: Option<Spanned<String>>,
+    #[serde(default)]
+    web: RawWeb,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawWeb {
+    listen: Option<Spanned<String>>,
+    names: Option<Spanned<Vec<String>>>,
+    certificate: Option<Spanned<PathBuf>>,
+    key: Option<PathBuf>,
+    tls: Option<Spanned<String>>,
+    targets: Option<Spanned<Vec<PathBuf>>>,
 }
 
 impl Config {
@@ -145,6 +191,7 @@ impl Config {
             packs: raw.packs.map(beside),
             certificate_validity: Duration::from_secs(days * 86_400),
             reserve: page.whole("reserve_mib", raw.reserve_mib, defaults::RESERVE >> 20, 0..=1 << 30)? << 20,
+            web: page.web(raw.web, &beside)?,
         })
     }
 
@@ -166,13 +213,17 @@ impl Config {
              # Where /metrics and /health are served; \"off\" for nowhere.\n# http = {:?}\n\n\
              # Parcels decoded at once, up to {} MiB of memory each.\n# decode_workers = {}\n\n\
              # What this gateway's own line carries: shared among the edges that have work.\n# ingress = \"100 Mbit/s\"\n\n\
-             # Sealed generations kept of each volume.\n# retention = {}\n",
+             # Sealed generations kept of each volume.\n# retention = {}\n\n\
+             # Pages and API; listen \"off\": not served. Names: how browsers reach it. Targets: folders below which it may be told\n\
+             # from afar to rehydrate. A certificate of your own: `certificate` and `key` (PEM); without, one of the gateway's authority.\n\
+             [web]\n# listen = {:?}\n# names = [\"gateway.example.org\"]\n# targets = [\"/srv/targets\"]\n",
             quoted.join(", "),
             defaults::LISTEN,
             defaults::HTTP,
             crate::ingest::WORKER_MEMORY >> 20,
             default_workers(),
             defaults::RETENTION,
+            defaults::WEB,
         )
     }
 }
@@ -218,6 +269,64 @@ impl Page<'_> {
             }
             Err(why) => Err(self.refuse("ingress", &raw, why.to_string())),
         }
+    }
+
+    fn web(&self, raw: RawWeb, beside: &impl Fn(PathBuf) -> PathBuf) -> Result<Option<WebConfig>, ConfigError> {
+        let listen: SocketAddr = match &raw.listen {
+            None => defaults::WEB.parse().expect("the default is an address"),
+            Some(text) if text.get_ref() == "off" => return Ok(None),
+            Some(text) => text
+                .get_ref()
+                .parse()
+                .map_err(|_| self.refuse("listen", text, not_an_address(text.get_ref()) + ", or \"off\""))?,
+        };
+        let names = match &raw.names {
+            None => Vec::new(),
+            Some(names) => {
+                let fits = |name: &String| {
+                    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
+                    name.parse::<std::net::IpAddr>().is_ok()
+                        || (!name.is_empty() && name.len() <= 253 && name.chars().all(plain))
+                };
+                if let Some(wrong) = names.get_ref().iter().find(|name| !fits(name)) {
+                    let why = format!(
+                        "`{}` is no host name or IP address; write it without scheme and port",
+                        crate::text::printable(wrong)
+                    );
+                    return Err(self.refuse("names", names, why));
+                }
+                names.get_ref().iter().map(|name| name.to_ascii_lowercase()).collect()
+            }
+        };
+        let tls = match (&raw.tls, raw.certificate, raw.key) {
+            (Some(tls), None, None) if tls.get_ref() == "off" && listen.ip().is_loopback() => WebTls::Off,
+            (Some(tls), None, None) if tls.get_ref() == "off" => {
+                let why = "passwords would travel in the clear: only an address of the loopback, with something in front of it that encrypts, may do without";
+                return Err(self.refuse("tls", tls, why));
+            }
+            (Some(tls), ..) => {
+                return Err(self.refuse("tls", tls, "can only be \"off\", without `certificate` and `key`"));
+            }
+            (None, Some(certificate), Some(key)) => {
+                WebTls::Given { certificate: beside(certificate.into_inner()), key: beside(key) }
+            }
+            (None, Some(certificate), None) => {
+                return Err(self.refuse("certificate", &certificate, "needs its `key`, too"));
+            }
+            (None, None, _) => WebTls::Own,
+        };
+        let targets = match raw.targets {
+            Some(targets) => match targets.get_ref().iter().find(|path| !path.is_absolute()) {
+                Some(path) => {
+                    let why =
+                        format!("`{}` is not absolute; write it from the root, as in \"/srv/targets\"", path.display());
+                    return Err(self.refuse("targets", &targets, why));
+                }
+                None => targets.into_inner(),
+            },
+            None => Vec::new(),
+        };
+        Ok(Some(WebConfig { listen, names, tls, targets }))
     }
 
     fn listen(&self, raw: Option<Spanned<Vec<String>>>) -> Result<Vec<SocketAddr>, ConfigError> {
@@ -310,7 +419,7 @@ mod tests {
             .replace("\n# ", "\n")
             .replace("# Conf", "\n#")
             .lines()
-            .filter(|line| line.contains(" = ") || line.is_empty())
+            .filter(|line| line.contains(" = ") || line.starts_with('[') || line.is_empty())
             .collect::<Vec<_>>()
             .join("\n");
         Config::parse(&commented, Path::new("x")).expect("what stands in comments is valid too");
@@ -350,6 +459,13 @@ mod tests {
             "/etc/sluice/gateway.toml, line 1: `http`: `yes` is not an address and port; write one as in \"127.0.0.1:9470\" or \"[::]:9470\", or \"off\""
         );
         assert!(refused("certificate_days = 1").ends_with("`certificate_days`: must be from 7 to 825"));
+        assert_eq!(
+            refused("[web]\nlisten = \"0.0.0.0:9443\"\ntls = \"off\""),
+            "/etc/sluice/gateway.toml, line 3: `tls`: passwords would travel in the clear: only an address of the loopback, with something in front of it that encrypts, may do without"
+        );
+        assert!(refused("[web]\nnames = [\"https://gw\"]").contains("`https://gw` is no host name or IP address"));
+        assert!(refused("[web]\ncertificate = \"a.pem\"").ends_with("`certificate`: needs its `key`, too"));
+        assert!(refused("[web]\ntargets = [\"srv\"]").contains("`srv` is not absolute"));
     }
 
     #[test]

@@ -8,11 +8,13 @@ use crate::downlink::{self, Downlinks};
 use crate::files::FileError;
 use crate::incoming::Incoming;
 use crate::ingest::Pool;
+use crate::jobs::Jobs;
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::scrape;
 use crate::server::{self, Gateway};
 use crate::state::{State, StateError};
+use crate::web::{self, Parts, Web, WebError};
 use crate::workers::{self, Board};
 use dedupe::GenerationId;
 use monitoring::{Health, MetricError, Registry, ServeError};
@@ -23,7 +25,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wire::stream::CloseCode;
@@ -68,6 +70,9 @@ pub enum StartError {
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Pages and API cannot be served.
+    #[error(transparent)]
+    Web(#[from] WebError),
     /// A metric cannot be registered; a programming error.
     #[error(transparent)]
     Metric(#[from] MetricError),
@@ -80,6 +85,7 @@ pub struct Daemon {
     endpoints: Vec<Endpoint>,
     addresses: Vec<SocketAddr>,
     http: Option<SocketAddr>,
+    pages: Option<String>,
     health: Health,
     socket: PathBuf,
 }
@@ -98,6 +104,10 @@ impl Daemon {
             .map_err(|source| StartError::Socket { path: state.folder().join(socket::NAME), source })?;
         let http = match config.http {
             Some(address) => Some(monitoring::bind(address).await?),
+            None => None,
+        };
+        let pages = match &config.web {
+            Some(web) => Some(monitoring::bind(web.listen).await?),
             None => None,
         };
         let (endpoints, listening_with) = listen(&config, &state, &shaper)?;
@@ -132,6 +142,23 @@ impl Daemon {
         let board = Arc::new(Board::default());
         let sessions = Arc::new(Sessions::default());
         let admin = Admin::of_daemon(gateway.state.clone(), gateway.live.clone(), board.clone(), sessions.clone());
+        let jobs = Arc::new(Jobs::new(gateway.tasks.clone(), gateway.stop.clone()));
+        let (mut shown, mut certificates) = (None, None);
+        if let (Some(listener), Some(web)) = (pages, config.web.clone()) {
+            shown = listener.local_addr().ok().map(|bound| web::address_of(&web, bound));
+            let (state, live, stop) = (gateway.state.clone(), gateway.live.clone(), gateway.stop.clone());
+            let parts = Parts { admin: admin.clone(), state, live, sessions, jobs, stop };
+            let web = Web::new(parts, web, &registry)?;
+            let (renewed, tls) = match web.tls()? {
+                Some(config) => {
+                    let (renewed, tls) = watch::channel(config);
+                    (Some(renewed), Some(tls))
+                }
+                None => (None, None),
+            };
+            certificates = renewed.map(|renewed| (web.clone(), renewed));
+            gateway.tasks.spawn(web.serve(listener, tls));
+        }
         let http_address = http.as_ref().and_then(|listener| listener.local_addr().ok());
         if let Some(listener) = http {
             let stop = gateway.stop.clone().cancelled_owned();
@@ -144,7 +171,7 @@ impl Daemon {
         }
         gateway.tasks.spawn(socket::serve(listener, admin.clone(), gateway.tasks.clone(), gateway.stop.clone()));
         stores.ok();
-        workers::start(&gateway, &board, &endpoints, (config.retention, config.ingress), stores);
+        workers::start(&gateway, &board, &endpoints, (config.retention, config.ingress), stores, certificates);
         gateway.tasks.spawn(downlink::run(gateway.clone()));
         for endpoint in &endpoints {
             gateway.tasks.spawn(server::accept(gateway.clone(), endpoint.clone()));
@@ -156,7 +183,7 @@ impl Daemon {
             listening.fail("the daemon stops");
         });
         let socket = gateway.state.folder().join(socket::NAME);
-        Ok(Daemon { gateway, admin, endpoints, addresses, http: http_address, health, socket })
+        Ok(Daemon { gateway, admin, endpoints, addresses, http: http_address, pages: shown, health, socket })
     }
 
     /// Where it listens for edges.
@@ -167,6 +194,11 @@ impl Daemon {
     /// Where it serves `/metrics` and `/health`.
     pub fn http(&self) -> Option<SocketAddr> {
         self.http
+    }
+
+    /// Where it serves pages and API, as a browser writes it.
+    pub fn pages(&self) -> Option<&str> {
+        self.pages.as_deref()
     }
 
     /// What edges are told to dial.

@@ -6,6 +6,7 @@
 mod site;
 mod volume;
 
+pub(crate) use site::shade;
 pub use site::{Badge, Mood, NowView, QuotaView, SiteState, SiteView, StripView};
 pub use volume::{VolumeBrief, VolumeDoing};
 
@@ -15,7 +16,7 @@ use crate::live::Live;
 use crate::state::{State, StateError};
 use dedupe::{SiteId, UnixMillis};
 use jiff::{SignedDuration, Timestamp};
-use shaping::policy::{ClockTrust, Policy, Schedule, Situation, decide};
+use shaping::policy::{Allowance, ClockTrust, Policy, Schedule, Situation, decide};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
@@ -198,10 +199,8 @@ impl Fleet {
 
 impl Ruled {
     /// What the schedule allows at a moment, as far as the gateway can tell: quotas, courtesy and what people at the site do is the edge's to know.
-    pub fn allowed(&self, now: Timestamp) -> shaping::policy::Allowance {
-        let situation =
-            Situation { now, clock: ClockTrust::Synced, quotas: &[], local: &[], grant: None, courtesy: None };
-        decide(&self.policy, &self.schedule, &situation)
+    pub fn allowed(&self, now: Timestamp) -> Allowance {
+        allowed(&self.policy, &self.schedule, now)
     }
 
     /// What is allowed from one moment to another, in spans in which it stays the same.
@@ -209,7 +208,7 @@ impl Ruled {
         &self,
         from: Timestamp,
         to: Timestamp,
-    ) -> impl Iterator<Item = (Timestamp, Timestamp, shaping::policy::Allowance)> + '_ {
+    ) -> impl Iterator<Item = (Timestamp, Timestamp, Allowance)> + '_ {
         let mut at = from;
         std::iter::from_fn(move || {
             (at < to).then(|| {
@@ -221,4 +220,10 @@ impl Ruled {
             })
         })
     }
+}
+
+/// What a policy allows at a moment, as far as the gateway can tell. The schedule was made from the same grid, exceptions and blackouts.
+pub(crate) fn allowed(policy: &Policy, schedule: &Schedule, now: Timestamp) -> Allowance {
+    let situation = Situation { now, clock: ClockTrust::Synced, quotas: &[], local: &[], grant: None, courtesy: None };
+    decide(policy, schedule, &situation)
 }

@@ -4,7 +4,7 @@
 //! An edge without work is dealt a small start, so that what it begins between two deals stays within the cap; with the next deal it has its share. An
 //! edge that hears nothing any more goes on by its policy alone. One that sends a quarter more than it was granted is braked, see `brake`.
 
-use crate::live::Live;
+use crate::live::{Deal, Dealt, Live};
 use crate::metrics::Metrics;
 use crate::policies::timestamp;
 use crate::state::State;
@@ -142,6 +142,11 @@ impl Dealer {
         let working = edges.iter().filter(|edge| edge.works).count();
         let braked = self.accounts.values().filter(|account| account.braked.is_some()).count();
         metrics.braked.set(braked as i64);
+        let dealt = |(edge, bits): (&Candidate, &u64)| {
+            let braked = self.accounts.get(&edge.site).is_some_and(|account| account.braked.is_some());
+            (edge.site, Dealt { bits: *bits, works: edge.works, braked })
+        };
+        live.note_deal(Deal { ingress: Some(cap.bits()), sites: edges.iter().zip(&shares).map(dealt).collect() });
         let dealt = BitsPerSec::new(shares.iter().sum());
         format!(
             "dealt {dealt} of {cap} to {working} edges with work and {} without; {braked} too fast and braked",

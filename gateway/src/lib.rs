@@ -10,11 +10,15 @@
 //!   telemetry, scrape               what edges tell of themselves; their pages for Prometheus
 //!   rehydrate                       a generation ──► a file or block device
 //!   admin                           one request enum, handled in one place, over a socket or in the command's own process
+//!   access                          who may do what, and what needs a second person
+//!   fleet, jobs                     what is going on at all sites; long work that was asked for from afar
+//!   web, api, ui                    pages and API over HTTP
 //!   daemon, workers                 everything together, until it is asked to stop
 //! ```
 
 pub mod access;
 pub mod admin;
+pub mod api;
 pub mod backup;
 mod brake;
 pub mod ca;
@@ -42,6 +46,8 @@ mod session;
 pub mod state;
 pub mod telemetry;
 pub mod text;
+mod ui;
+pub mod web;
 pub mod workers;
 
 pub use config::Config;

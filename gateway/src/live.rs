@@ -64,6 +64,28 @@ pub struct Live {
     down: Downlinks,
     /// How sites are read, for those that had a session since the daemon's start.
     brakes: Mutex<HashMap<SiteId, Arc<Brake>>>,
+    /// How the gateway's own line was dealt out last.
+    deal: Mutex<Deal>,
+}
+
+/// How the gateway's own line was dealt out.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Deal {
+    /// Bits per second of the line; `None`: it is no bottleneck, and nothing is dealt.
+    pub(crate) ingress: Option<u64>,
+    /// What each connected site got.
+    pub(crate) sites: HashMap<SiteId, Dealt>,
+}
+
+/// What a site got of the gateway's own line.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dealt {
+    /// Bits per second.
+    pub(crate) bits: u64,
+    /// Whether a generation of it is arriving.
+    pub(crate) works: bool,
+    /// Whether it is read no faster than that.
+    pub(crate) braked: bool,
 }
 
 /// One open control session and the data connection that belongs to it.
@@ -111,7 +133,25 @@ pub(crate) struct Newcomer {
 
 impl Live {
     pub(crate) fn new(metrics: Arc<Metrics>, announced: Vec<String>, tasks: TaskTracker, down: Downlinks) -> Live {
-        Live { sessions: Mutex::default(), metrics, announced, tasks, down, brakes: Mutex::default() }
+        Live {
+            sessions: Mutex::default(),
+            metrics,
+            announced,
+            tasks,
+            down,
+            brakes: Mutex::default(),
+            deal: Mutex::default(),
+        }
+    }
+
+    /// Notes how the line was dealt out.
+    pub(crate) fn note_deal(&self, deal: Deal) {
+        *self.deal.lock().expect("it is only replaced") = deal;
+    }
+
+    /// How the line was dealt out last.
+    pub(crate) fn deal(&self) -> Deal {
+        self.deal.lock().expect("it is only replaced").clone()
     }
 
     /// The lines to the sites.

@@ -54,6 +54,9 @@ fn announce(daemon: &Daemon) {
     if let Some(address) = daemon.http() {
         tracing::info!(%address, "serving /metrics and /health");
     }
+    if let Some(address) = daemon.pages() {
+        tracing::info!(address, "serving pages and API");
+    }
     if daemon.announced().is_empty() {
         tracing::warn!(
             "no address is known under which edges reach this gateway: set `addresses` in the configuration"

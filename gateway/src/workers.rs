@@ -5,6 +5,7 @@ use crate::policies;
 use crate::repairs;
 use crate::server::{Gateway, server_config};
 use crate::state::TenantStore;
+use crate::web::Web;
 use dedupe::{Generation, Pace, Progress, StoreError, UnixMillis};
 use monitoring::Check;
 use quinn::Endpoint;
@@ -12,7 +13,7 @@ use shaping::BitsPerSec;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use wire::message::Refusal;
 
 /// How often the figures of stores are read.
@@ -71,6 +72,7 @@ pub(crate) fn start(
     endpoints: &[Endpoint],
     (keep, ingress): (usize, Option<BitsPerSec>),
     stores: Check,
+    pages: Option<(Arc<Web>, watch::Sender<Arc<rustls::ServerConfig>>)>,
 ) {
     let worker = |name, every, work: Work| {
         let (gateway, board) = (gateway.clone(), board.clone());
@@ -90,7 +92,19 @@ pub(crate) fn start(
     }
     worker("words", WORDS_EVERY, Box::new(|gateway, _| words(gateway)));
     let endpoints = endpoints.to_vec();
-    worker("certificate", DAILY, Box::new(move |gateway, _| certificate(gateway, &endpoints)));
+    let renew = move |gateway: &Arc<Gateway>, _: &Progress| {
+        let listens = certificate(gateway, &endpoints);
+        match pages.as_ref().map(|(web, pages)| (web.tls(), pages)) {
+            Some((Ok(Some(config)), pages)) => drop(pages.send(config)),
+            Some((Err(error), _)) => {
+                tracing::error!(%error, "the pages keep the certificate that they have");
+                return format!("{listens}; pages keep theirs: {error}");
+            }
+            _ => {}
+        }
+        listens
+    };
+    worker("certificate", DAILY, Box::new(renew));
     let (relay, board) = (gateway.clone(), board.clone());
     gateway.tasks.spawn(async move {
         // Sessions know that something was sealed, not who cares.

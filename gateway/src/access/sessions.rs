@@ -127,8 +127,8 @@ impl std::fmt::Debug for Sessions {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn sessions_end_when_they_rest_when_they_are_old_and_when_told() {
+    #[test]
+    fn sessions_end_when_they_rest_when_they_are_old_and_when_told() {
         let (sessions, start) = (Sessions::default(), Instant::now());
         let (one, other) = (sessions.begin(Caller::command_line("li"), false, start), Secret::random());
         assert_eq!(sessions.of(other.reveal(), start), None);
@@ -149,8 +149,8 @@ mod tests {
         assert_eq!(sessions.of(told.reveal(), start), None);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn there_is_a_bound_and_the_one_that_rests_longest_makes_way() {
+    #[test]
+    fn there_is_a_bound_and_the_one_that_rests_longest_makes_way() {
         let (sessions, start) = (Sessions::default(), Instant::now());
         let first = sessions.begin(Caller::command_line("li"), false, start);
         let second = sessions.begin(Caller::command_line("li"), false, start);

@@ -333,7 +333,7 @@ impl Admin {
     // ---- whose it is
 
     /// A site and its tenant, if the caller sees them.
-    pub(super) fn site_for(&self, caller: &Caller, name: &str) -> Result<(Tenant, Site), AdminError> {
+    pub(crate) fn site_for(&self, caller: &Caller, name: &str) -> Result<(Tenant, Site), AdminError> {
         let site = self.state.catalogue.find_site(name).map_err(|error| match error {
             // Whether another tenant has a site of the name is nobody's business.
             CatalogueError::NoTenant(_) => no_site(name),

@@ -131,7 +131,7 @@ pub enum PolicyRequest {
 }
 
 /// Who asks for a change, and why, as it was typed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Signature {
     /// Who.
     pub actor: String,
@@ -188,15 +188,17 @@ pub enum PolicyAnswer {
 }
 
 /// An override.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct OverrideLine {
     /// Its id.
     pub id: u64,
     /// What it does.
     pub bend: String,
     /// From when on.
+    #[schema(value_type = u64)]
     pub from: UnixMillis,
     /// Until when.
+    #[schema(value_type = u64)]
     pub until: UnixMillis,
     /// For one volume only.
     pub volume: Option<String>,

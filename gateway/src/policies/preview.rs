@@ -20,7 +20,7 @@ const SILENT: char = 'X';
 const SKIPPED: char = '/';
 
 /// A preview of some days. All times are the site's.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Preview {
     /// The site's zone.
     pub zone: String,
@@ -35,7 +35,7 @@ pub struct Preview {
 }
 
 /// A character of the strips.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Legend {
     /// The character.
     pub sign: char,
@@ -46,7 +46,7 @@ pub struct Legend {
 }
 
 /// One day.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PreviewDay {
     /// Its date, as `2026-11-23`.
     pub date: String,
@@ -61,7 +61,7 @@ pub struct PreviewDay {
 }
 
 /// What the line may be used for from a moment on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PreviewChange {
     /// From when on, as `Mon 2026-11-23 19:30`.
     pub at: String,

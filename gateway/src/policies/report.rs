@@ -32,7 +32,7 @@ pub enum ReportError {
 }
 
 /// The report of one site and month. Days are the site's; bytes are of IP level.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LineReport {
     /// The site's name.
     pub site: String,
@@ -43,6 +43,7 @@ pub struct LineReport {
     /// The policy's version now; 0: none.
     pub policy: u64,
     /// When the report was made.
+    #[schema(value_type = u64)]
     pub made: UnixMillis,
     /// The whole month.
     pub total: Use,
@@ -57,7 +58,7 @@ pub struct LineReport {
 }
 
 /// What a line was used for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Use {
     /// Minutes of which there is a record.
     pub recorded: u64,
@@ -76,7 +77,7 @@ pub struct Use {
 }
 
 /// One day.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct DayLine {
     /// Its date.
     pub date: String,
@@ -86,7 +87,7 @@ pub struct DayLine {
 }
 
 /// A minute over the limit.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct OverLine {
     /// When it began, in the site's time.
     pub at: String,
@@ -97,7 +98,7 @@ pub struct OverLine {
 }
 
 /// How one quota was used, counted from evidence.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct QuotaLine {
     /// `day`, `week`, `month` or `prepaid`.
     pub period: String,
@@ -112,9 +113,10 @@ pub struct QuotaLine {
 }
 
 /// Something was changed, or an override held.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct EventLine {
     /// When it was asked for.
+    #[schema(value_type = u64)]
     pub time: UnixMillis,
     /// Who asked.
     pub actor: String,

@@ -26,6 +26,7 @@ impl World {
         let mut config = Config::new(&state);
         config.listen = vec!["127.0.0.1:0".parse().unwrap()];
         config.http = Some("127.0.0.1:0".parse().unwrap());
+        config.web = None;
         config.decode_workers = 2;
         config.reserve = 0;
         let mut world = World { dir, config, daemon: None, runtime };

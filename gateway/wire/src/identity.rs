@@ -184,7 +184,8 @@ impl Key {
         parse(certificate).is_ok_and(|c| c.public_key().subject_public_key.data.as_ref() == self.pair.public_key_raw())
     }
 
-    pub(crate) fn to_rustls(&self) -> PrivateKeyDer<'static> {
+    /// For TLS.
+    pub fn to_rustls(&self) -> PrivateKeyDer<'static> {
         PrivatePkcs8KeyDer::from(self.pair.serialize_der()).into()
     }
 }
@@ -254,6 +255,24 @@ impl Authority {
         let serial = Serial::random();
         let mut params = params("sluice gateway", serial, valid_until);
         params.subject_alt_names = vec![SanType::DnsName(SERVER_NAME.try_into().expect("the name is ASCII"))];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let signed = params.signed_by(&key.pair, &self.issuer).map_err(IdentityError::Sign)?;
+        Ok(Issued { certificate: signed.der().to_vec(), serial, valid_until: whole_second(valid_until) })
+    }
+}
+
+impl Authority {
+    /// Signs a certificate with which pages are served under these names (DNS names and IP addresses). It has not [`SERVER_NAME`], so whoever steals its key cannot
+    /// play the gateway to an edge.
+    pub fn sign_pages(&self, key: &Key, names: &[String], valid_until: UnixMillis) -> Result<Issued, IdentityError> {
+        let serial = Serial::random();
+        let mut params = params("sluice gateway pages", serial, valid_until);
+        let name = |name: &String| match name.parse::<std::net::IpAddr>() {
+            Ok(address) => Ok(SanType::IpAddress(address)),
+            Err(_) => name.as_str().try_into().map(SanType::DnsName).map_err(IdentityError::Sign),
+        };
+        let others = names.iter().filter(|name| !name.eq_ignore_ascii_case(SERVER_NAME));
+        params.subject_alt_names = others.map(name).collect::<Result<_, _>>()?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let signed = params.signed_by(&key.pair, &self.issuer).map_err(IdentityError::Sign)?;
         Ok(Issued { certificate: signed.der().to_vec(), serial, valid_until: whole_second(valid_until) })

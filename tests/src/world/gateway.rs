@@ -20,6 +20,8 @@ pub struct GatewayOptions {
     pub announced: Option<Vec<String>>,
     /// Lines of TOML added to its configuration.
     pub extra: String,
+    /// Lines of TOML under `[web]`; `None`: pages and API are not served.
+    pub web: Option<String>,
     /// Environment of the daemon, such as `SLUICE_CRASH_AT`.
     pub env: Vec<(String, String)>,
 }
@@ -32,6 +34,7 @@ impl Default for GatewayOptions {
             address: None,
             announced: None,
             extra: String::new(),
+            web: None,
             env: Vec::new(),
         }
     }
@@ -190,12 +193,13 @@ impl Gateway {
     /// Writes the configuration anew; it holds from the next start on.
     pub fn write_config(&mut self) -> Result<(), WorldError> {
         let text = format!(
-            "state = {:?}\nlisten = [\"{}\"]\naddresses = {:?}\nhttp = \"{}\"\n{}\n",
+            "state = {:?}\nlisten = [\"{}\"]\naddresses = {:?}\nhttp = \"{}\"\n{}\n[web]\n{}\n",
             self.state(),
             self.address,
             self.announced,
             self.http,
-            self.options.extra
+            self.options.extra,
+            self.options.web.as_deref().unwrap_or("listen = \"off\""),
         );
         std::fs::write(self.config(), text).doing(|| "writing the gateway's configuration".into())
     }

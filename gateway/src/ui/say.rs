@@ -1,0 +1,263 @@
+//! What is going on, in sentences. Made from what is known, never from texts of the other language.
+
+use crate::fleet::{Badge, Mood, NowView, SiteState, SiteView, VolumeDoing};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use look::{Language, format};
+use maud::{Markup, html};
+
+/// Where and when a sentence is read.
+#[derive(Clone)]
+pub(crate) struct Here {
+    /// In which language.
+    pub(crate) language: Language,
+    /// When.
+    pub(crate) now: Timestamp,
+    /// The site's zone.
+    pub(crate) zone: TimeZone,
+}
+
+impl Here {
+    /// At a site, now.
+    pub(crate) fn at(site: &SiteView, now: Timestamp, language: Language) -> Here {
+        Here { language, now, zone: TimeZone::get(&site.zone).unwrap_or(TimeZone::UTC) }
+    }
+
+    /// A moment, near ones short.
+    pub(crate) fn moment(&self, second: u64) -> String {
+        let at = i64::try_from(second).ok().and_then(|second| Timestamp::from_second(second).ok());
+        at.map_or_else(|| "–".into(), |at| format::moment(at, self.now, &self.zone, self.language))
+    }
+
+    /// How long ago something was.
+    pub(crate) fn ago(&self, second: u64) -> String {
+        format::ago(u64::try_from(self.now.as_second()).unwrap_or(0).saturating_sub(second), self.language)
+    }
+
+    /// How old something is.
+    pub(crate) fn age(&self, second: u64) -> String {
+        format::duration(u64::try_from(self.now.as_second()).unwrap_or(0).saturating_sub(second), self.language)
+    }
+}
+
+/// The class of a chip.
+pub(crate) fn mood(mood: Mood) -> &'static str {
+    match mood {
+        Mood::Good => "good",
+        Mood::Calm => "",
+        Mood::Warn => "warn",
+        Mood::Bad => "bad",
+    }
+}
+
+/// The state of a site in a word or two.
+pub(crate) fn state(state: SiteState, language: Language) -> &'static str {
+    match state {
+        SiteState::NeverConnected => language.of("never connected", "从未连接"),
+        SiteState::Revoked => language.of("revoked", "已吊销"),
+        SiteState::Away => language.of("not connected", "未连接"),
+        SiteState::Closed => language.of("closed", "关闭中"),
+        SiteState::Idle => language.of("idle", "空闲"),
+        SiteState::Sending => language.of("sending", "传输中"),
+        SiteState::Connected => language.of("connected", "已连接"),
+    }
+}
+
+/// The chip of a site.
+pub(crate) fn chip(site: &SiteView, language: Language) -> Markup {
+    let class = match (site.state, site.mood) {
+        (SiteState::Sending, Mood::Good) => "busy",
+        (_, worst) => mood(worst),
+    };
+    html! { span.chip.(class) { (state(site.state, language)) } }
+}
+
+/// The one sentence of a site: what it does, why, and until when.
+pub(crate) fn sentence(site: &SiteView, here: &Here) -> String {
+    let (language, now) = (here.language, &site.now);
+    let why = limited_by(now, language);
+    let until = now.until.map(|until| here.moment(until));
+    match site.state {
+        SiteState::NeverConnected => language.of("No edge has enrolled yet.", "还没有边缘设备注册。").into(),
+        SiteState::Revoked => language
+            .of(
+                "Its certificates are refused; a new token lets it enrol again.",
+                "证书已吊销；使用新的注册令牌可重新注册。",
+            )
+            .into(),
+        SiteState::Away => match site.seen {
+            Some(seen) => language.of(
+                format!("Not connected since {}.", here.moment(seen)),
+                format!("自 {} 起未连接。", here.moment(seen)),
+            ),
+            None => language.of("Not connected.", "未连接。").into(),
+        },
+        SiteState::Connected => {
+            language.of("Connected; it has not told of itself yet.", "已连接，尚未上报状态。").into()
+        }
+        SiteState::Closed => match until {
+            Some(until) => language.of(format!("Closed until {until}, {why}."), format!("关闭至 {until}（{why}）。")),
+            None => language.of(format!("Closed, {why}."), format!("已关闭（{why}）。")),
+        },
+        SiteState::Idle => {
+            let allowed = format::rate(now.allowed, language);
+            let open = language.of(format!("Nothing waits; up to {allowed}"), format!("没有待传数据；最高 {allowed}"));
+            match until {
+                Some(until) => open + &language.of(format!(" until {until}."), format!("，直至 {until}。")),
+                None => open + language.of(".", "。"),
+            }
+        }
+        SiteState::Sending => {
+            let (rate, allowed) = (format::flow(now.rate.unwrap_or(0)), format::rate(now.allowed, language));
+            language.of(
+                format!("Sending {rate} of {allowed}, limited {why}."),
+                format!("正在以 {rate} 传输，上限 {allowed}（{why}）。"),
+            )
+        }
+    }
+}
+
+/// What decides about the line: `by the schedule (night)`.
+pub(crate) fn limited_by(now: &NowView, language: Language) -> String {
+    let name = &now.name;
+    let named = |english: &str, chinese: &str| {
+        let (before, after) = language.of((" (", ")"), ("“", "”"));
+        let what = language.of(english, chinese);
+        if name.is_empty() { what.to_owned() } else { format!("{what}{before}{name}{after}") }
+    };
+    let by = |english: &str, chinese: &str| match (name.is_empty(), now.reason.is_empty()) {
+        (true, _) => language.of(english, chinese).to_owned(),
+        (false, true) => language.of(format!("{english} by {name}"), format!("由 {name} {chinese}")),
+        (false, false) => {
+            language.of(format!("{english} by {name}: {}", now.reason), format!("由 {name} {chinese}：{}", now.reason))
+        }
+    };
+    match now.limited_by.as_str() {
+        "no-policy" => language.of("because there is no policy", "没有策略").into(),
+        "hold" => by("held", "冻结"),
+        "clock" => language.of("because the clock cannot be trusted", "时钟不可信").into(),
+        "pause" if name.is_empty() => language.of("paused at the site", "站点已暂停").into(),
+        "pause" => by("paused", "暂停"),
+        "boost" if name.is_empty() => language.of("boosted at the site", "站点已提速").into(),
+        "boost" => by("boosted", "提速"),
+        "blackout" => named("by the blackout", "禁传时段"),
+        "exception" => named("by the exception", "例外"),
+        "schedule" => named("by the schedule", "时间表"),
+        "cap" => language.of("by the line's cap", "专线上限").into(),
+        "config" => language.of("by the edge's configuration", "边缘设备配置").into(),
+        "quota" => {
+            language.of(format!("by the {} quota", period(name, language)), format!("{}配额", period(name, language)))
+        }
+        "pace" => language.of(
+            format!("to spread the {} quota evenly", period(name, language)),
+            format!("{}配额匀速", period(name, language)),
+        ),
+        "grant" => language.of("by the gateway's grant", "网关分配").into(),
+        "courtesy" => language.of("by courtesy to the branch's own traffic", "为业务流量让行").into(),
+        _ => language.of("by the edge", "边缘设备").into(),
+    }
+}
+
+/// The period of a quota.
+pub(crate) fn period(word: &str, language: Language) -> &'static str {
+    match word {
+        "day" => language.of("daily", "每日"),
+        "week" => language.of("weekly", "每周"),
+        "month" => language.of("monthly", "每月"),
+        "prepaid" => language.of("prepaid", "预付"),
+        _ => "",
+    }
+}
+
+/// What needs to be known, in a few words.
+pub(crate) fn badge(badge: &Badge, here: &Here) -> String {
+    let language = here.language;
+    match badge {
+        Badge::Stopped { volume } => language.of(format!("{volume} is stopped"), format!("{volume} 已停止")),
+        Badge::TooOld { volume, age } => {
+            let age = format::duration(*age, language);
+            language.of(format!("{volume}: restore point {age} old"), format!("{volume}：恢复点已 {age}"))
+        }
+        Badge::PolicyRefused { why } => language.of(format!("policy refused: {why}"), format!("策略被拒绝：{why}")),
+        Badge::ClockUntrusted => language.of("clock not trusted", "时钟不可信").into(),
+        Badge::Late { volume, by: Some(by) } => {
+            let by = format::duration(*by, language);
+            language.of(format!("{volume} will be {by} late"), format!("{volume} 将超时 {by}"))
+        }
+        Badge::Late { volume, by: None } => {
+            language.of(format!("{volume}: no forecast"), format!("{volume}：无法预测"))
+        }
+        Badge::CapViolated { minutes } => {
+            language.of(format!("above the cap in {minutes} minutes"), format!("有 {minutes} 分钟超出上限"))
+        }
+        Badge::QuotaUsedUp { period: word } => language
+            .of(format!("{} quota used up", period(word, language)), format!("{}配额已用完", period(word, language))),
+        Badge::PolicyWaits => language.of("newest policy not taken yet", "新策略尚未生效").into(),
+        Badge::NoPolicy => language.of("no policy", "没有策略").into(),
+        Badge::ClockHoldover => language.of("clock in holdover", "时钟保持中").into(),
+        Badge::ClockSkew { millis } => {
+            let by = format::duration(u64::from(millis.unsigned_abs()) / 1000, language);
+            language.of(format!("clock off by {by}"), format!("时钟偏差 {by}"))
+        }
+        Badge::CertificateEnds { at } => {
+            language.of(format!("certificate ends {}", here.moment(*at)), format!("证书将于 {} 到期", here.moment(*at)))
+        }
+        Badge::DiskFull { free } => {
+            let free = format::bytes(*free);
+            language.of(format!("edge's disk: {free} free"), format!("设备磁盘剩余 {free}"))
+        }
+    }
+}
+
+/// Badges as chips.
+pub(crate) fn badges(badges: &[Badge], here: &Here) -> Markup {
+    html! { @for one in badges { span.chip.(mood(one.mood())) { (badge(one, here)) } " " } }
+}
+
+/// What is done with a volume.
+pub(crate) fn volume(doing: VolumeDoing, language: Language) -> (&'static str, &'static str) {
+    match doing {
+        VolumeDoing::Unknown => ("", language.of("not told yet", "尚未上报")),
+        VolumeDoing::UpToDate => ("good", language.of("up to date", "已同步")),
+        VolumeDoing::NeverCaptured => ("warn", language.of("never captured", "从未捕获")),
+        VolumeDoing::Capturing => ("busy", language.of("being captured", "正在捕获")),
+        VolumeDoing::Waiting => ("", language.of("waits for the line", "等待专线")),
+        VolumeDoing::Sending => ("busy", language.of("on its way", "传输中")),
+        VolumeDoing::Verifying => ("busy", language.of("being verified", "正在校验")),
+        VolumeDoing::Behind => ("", language.of("waits behind others", "排队中")),
+        VolumeDoing::Troubled => ("warn", language.of("held back", "受阻")),
+        VolumeDoing::Stopped => ("bad", language.of("stopped: needs a person", "已停止，需人工处理")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now(limited_by: &str, name: &str, reason: &str) -> NowView {
+        NowView { limited_by: limited_by.into(), name: name.into(), reason: reason.into(), ..NowView::default() }
+    }
+
+    #[test]
+    fn every_reason_has_words_of_its_own_in_both_languages() {
+        for language in Language::ALL {
+            let mut said: Vec<String> =
+                shaping::policy::REASONS.iter().map(|word| limited_by(&now(word, "", ""), language)).collect();
+            said.push(limited_by(&now("what comes later", "", ""), language));
+            said.sort();
+            let before = said.len();
+            said.dedup();
+            assert_eq!(said.len(), before, "{said:?}");
+        }
+    }
+
+    #[test]
+    fn names_stand_where_there_are_any() {
+        let english = |word, name, reason| limited_by(&now(word, name, reason), Language::English);
+        assert_eq!(english("schedule", "night", ""), "by the schedule (night)");
+        assert_eq!(english("pause", "li", "audit"), "paused by li: audit");
+        assert_eq!(english("quota", "day", ""), "by the daily quota");
+        assert_eq!(limited_by(&now("blackout", "月末", ""), Language::Chinese), "禁传时段“月末”");
+        assert_eq!(limited_by(&now("hold", "li", "核查"), Language::Chinese), "由 li 冻结：核查");
+    }
+}
