@@ -303,7 +303,7 @@ fn every_expression_of_rules_and_dashboards_finds_something_in_what_daemons_say(
     for _ in 0..3 {
         ask_page(pages)?;
     }
-    watch.wait_for("sum(rate(sluice_api_requests_total[5m])) > 0")?;
+    watch.wait_for("sum(rate(sluice_api_requests_total[5m]))")?;
     gateway.stop()?;
     gateway.options().web = Some(format!("listen = \"{pages}\""));
     gateway.write_config()?;
