@@ -215,6 +215,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         what: ApprovalCommand,
     },
+    /// Print the description of the API, OpenAPI 3.1.
+    Openapi,
     /// Read and check the audit log.
     Audit {
         #[command(subcommand)]
@@ -267,6 +269,10 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::VerifyImage { image, root, volume, generation } => {
             return verify_image(&place, json, &image, root, volume.as_deref(), &generation);
         }
+        Command::Openapi => {
+            let text = sluice_gateway::api::described();
+            return std::io::stdout().write_all(text.as_bytes()).context("printing the description");
+        }
         Command::Policy { what: PolicyCommand::Check { file } } => return policy::check(&file),
         Command::Policy { what: PolicyCommand::Preview { file: Some(file), days, from, .. } } => {
             return policy::preview_file(&file, days, from.as_deref(), json);
@@ -316,6 +322,7 @@ fn request_of(command: Command) -> Result<Request> {
         Command::Approval { what } => people::approval_request(what),
         Command::Audit { what: AuditCommand::Check } => Request::AuditCheck,
         Command::Audit { what: AuditCommand::Export { .. } }
+        | Command::Openapi
         | Command::Run { .. }
         | Command::Init { .. }
         | Command::CheckConfig
