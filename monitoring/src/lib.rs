@@ -37,6 +37,8 @@
 //!   A name or address that an outsider chooses is no label value.
 
 mod health;
+#[cfg(test)]
+mod kit_tests;
 mod log;
 mod page;
 mod process;

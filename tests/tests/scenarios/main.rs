@@ -13,6 +13,7 @@ mod garbage;
 mod identity;
 mod line;
 mod line_test;
+mod monitoring;
 mod policy;
 mod room;
 mod scheduler;
