@@ -228,6 +228,7 @@ fn state(word: &str, language: Language) -> (&'static str, &'static str) {
 fn worker_name(word: &str, language: Language) -> &str {
     match word {
         "figures" => language.of("figures of stores", "存储统计"),
+        "sites" => language.of("figures of sites", "站点统计"),
         "retention" => language.of("retention", "版本保留"),
         "collection" => language.of("collection (gives room back)", "空间回收"),
         "scrub" => language.of("scrub (reads everything again)", "存储巡检"),
