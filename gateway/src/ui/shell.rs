@@ -106,7 +106,13 @@ impl Shell<'_> {
                 }
             }
         };
-        Page { language, title: self.title, assets: &ASSETS, banner, content: self.content }.render()
+        let content = html! {
+            @if let Some(section) = super::help::section(self.place, self.follows) {
+                p.to-help.noprint { a href=(section) { (language.of("Help with this page", "本页帮助")) } }
+            }
+            (self.content)
+        };
+        Page { language, title: self.title, assets: &ASSETS, banner, content }.render()
     }
 }
 

@@ -127,6 +127,8 @@ fn body_of(operation: &str) -> Option<Value> {
         }
         "POST /volumes/{tenant}/{site}/{volume}/verify" => json!({ "generation": "latest" }),
         "POST /volumes/{tenant}/{site}/{volume}/rehydrate" => json!({ "generation": "latest", "to": "/nowhere/x" }),
+        "POST /sites" => json!({ "tenant": "bank", "site": "b9" }),
+        "PUT /workers/{name}/tranquillity" => json!({ "share": 10 }),
         "POST /jobs" => json!({ "job": "gc" }),
         "POST /accounts" => json!({ "name": "new", "role": "viewer", "tenant": "bank" }),
         "PATCH /accounts/{name}" => json!({ "disabled": false }),
