@@ -5,15 +5,16 @@ mod cli;
 use anyhow::Context;
 use clap::Parser;
 use cli::{Arguments, Command};
-use std::io::IsTerminal;
+use monitoring::LogFormat;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let is_daemon = matches!(arguments.command, Command::Run(_));
-    log(if is_daemon { "info" } else { "warn" });
+    match &arguments.command {
+        Command::Run { log_format, .. } => monitoring::start_log(*log_format, "info"),
+        _ => monitoring::start_log(LogFormat::Text, "warn"),
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
 
 async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
-        Command::Run(at) => run(at.load()?).await,
+        Command::Run { at, .. } => run(at.load()?).await,
         other => cli::dispatch(other).await,
     }
 }
@@ -54,11 +55,4 @@ async fn run(config: sluice_edge::Config) -> anyhow::Result<ExitCode> {
     daemon.shutdown().await;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
-}
-
-/// Logs go to stderr; `RUST_LOG` overrides the level.
-fn log(level: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let terminal = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal).init();
 }

@@ -106,12 +106,16 @@ pub fn document() -> Document {
     document
 }
 
+/// The API's description as it is checked in at `docs/api/openapi.json` and served at `/api/v1/openapi.json`.
+pub fn described() -> String {
+    document().to_pretty_json().expect("the description is plain JSON") + "\n"
+}
+
 /// The API, at `/api/v1`.
 pub(crate) fn router(web: Arc<Web>) -> Router {
     let (router, _) = routes().split_for_parts();
     let described = axum::routing::get(|| async {
-        static TEXT: std::sync::LazyLock<String> =
-            std::sync::LazyLock::new(|| document().to_json().expect("the description is plain JSON"));
+        static TEXT: std::sync::LazyLock<String> = std::sync::LazyLock::new(described);
         ([(axum::http::header::CONTENT_TYPE, "application/json")], TEXT.as_str())
     });
     let api = router

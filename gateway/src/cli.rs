@@ -53,7 +53,11 @@ pub(crate) enum Command {
         addresses: Vec<String>,
     },
     /// Run the daemon.
-    Run,
+    Run {
+        /// How log lines are written to stderr: `text` for people, `json` for programs. RUST_LOG says how much.
+        #[arg(long, value_name = "FORMAT", env = "SLUICE_LOG", default_value_t = monitoring::LogFormat::Text)]
+        log_format: monitoring::LogFormat,
+    },
     /// Check the configuration file.
     CheckConfig,
     /// Make a one-time token with which a new edge enrols; it is printed and kept nowhere.
@@ -211,6 +215,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         what: ApprovalCommand,
     },
+    /// Print the description of the API, OpenAPI 3.1.
+    Openapi,
     /// Read and check the audit log.
     Audit {
         #[command(subcommand)]
@@ -256,12 +262,16 @@ const CONFIG_NAME: &str = "gateway.toml";
 pub(crate) fn run(cli: Cli) -> Result<()> {
     let Cli { place, json, command } = cli;
     let request = match command {
-        Command::Run => bail!("the daemon is started elsewhere"),
+        Command::Run { .. } => bail!("the daemon is started elsewhere"),
         Command::Init { tenant, addresses } => return init(&place, tenant.as_deref(), &addresses),
         Command::CheckConfig => return check_config(&place),
         Command::Restore { from, passphrase_file } => return restore(&place, &from, passphrase_file.as_deref()),
         Command::VerifyImage { image, root, volume, generation } => {
             return verify_image(&place, json, &image, root, volume.as_deref(), &generation);
+        }
+        Command::Openapi => {
+            let text = sluice_gateway::api::described();
+            return std::io::stdout().write_all(text.as_bytes()).context("printing the description");
         }
         Command::Policy { what: PolicyCommand::Check { file } } => return policy::check(&file),
         Command::Policy { what: PolicyCommand::Preview { file: Some(file), days, from, .. } } => {
@@ -312,7 +322,8 @@ fn request_of(command: Command) -> Result<Request> {
         Command::Approval { what } => people::approval_request(what),
         Command::Audit { what: AuditCommand::Check } => Request::AuditCheck,
         Command::Audit { what: AuditCommand::Export { .. } }
-        | Command::Run
+        | Command::Openapi
+        | Command::Run { .. }
         | Command::Init { .. }
         | Command::CheckConfig
         | Command::Restore { .. }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // tests
 
+mod api;
+mod client;
 mod commands;
 mod edge;
 mod generations;
