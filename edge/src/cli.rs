@@ -3,6 +3,7 @@
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use dedupe::{ByteOffset, Progress};
+use monitoring::LogFormat;
 use sluice_edge::admin::{self, AskError, Outcome, Reply, Request};
 use sluice_edge::capture::OnReadError;
 use sluice_edge::source::{Source, SourceError, SourceSpec};
@@ -49,7 +50,13 @@ impl At {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Run the daemon.
-    Run(At),
+    Run {
+        #[command(flatten)]
+        at: At,
+        /// How log lines are written to stderr: `text` for people, `json` for programs. RUST_LOG says how much.
+        #[arg(long, value_name = "FORMAT", env = "SLUICE_LOG", default_value_t = LogFormat::Text)]
+        log_format: LogFormat,
+    },
     /// Enrol this edge at a gateway with a one-time token (from `sluice-gateway token`).
     Enrol {
         #[command(flatten)]
@@ -218,7 +225,7 @@ pub(crate) enum VolumeCommand {
 /// Does everything but [`Command::Run`].
 pub(crate) async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run(_) => unreachable!("the daemon is run by the caller"),
+        Command::Run { .. } => unreachable!("the daemon is run by the caller"),
         Command::Enrol { at, token_file } => enrol(&at.load()?, token_file.as_deref()).await?,
         Command::Volume(VolumeCommand::Add { at, name, source, on_read_error }) => {
             let text = format!("volume {name} is replicated from {source} from now on");

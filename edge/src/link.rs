@@ -31,6 +31,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 use wire::clock::{KnownTime, machine_time};
 use wire::message::{DataReply, DataRequest, EdgeStatus, FromEdge, FromGateway, Hello, Refusal, Welcome};
 use wire::stream::{self, CloseCode, Ended, FrameReader, FrameWriter, Purpose, StreamError};
@@ -504,9 +505,14 @@ impl Link {
         stop: &CancellationToken,
     ) -> LinkError {
         let Connected { control, data, writer, reader, welcome, version } = connected;
+        let span = tracing::info_span!(
+            "session",
+            session = format!("{:016x}", welcome.session),
+            site = identity.credentials().site
+        );
         let (gateway, version_text) = (welcome.software.clone(), format!("{version:?}"));
         let state = LinkState::Connected { address: address.to_owned(), version: version_text, gateway };
-        tracing::info!(address, ?version, gateway = welcome.software, "session with a gateway");
+        span.in_scope(|| tracing::info!(address, ?version, gateway = welcome.software, "session with a gateway"));
         let (session, outbox) =
             Session::new(welcome.session, data.as_ref().map(|data| data.connection.0.clone()), version);
         let session = Arc::new(session);
@@ -514,12 +520,11 @@ impl Link {
         self.0.paths.begin(connections.into_iter().flatten().map(|connection| connection.0.clone()).collect());
         self.0.state.send_replace(state);
         self.0.session.send_replace(Some(session.clone()));
-
         let parts = session::Parts { link: self, identity, session: &session };
         let why = tokio::select! {
-            why = parts.read(reader) => why,
-            why = parts.write(writer, outbox) => why,
-            why = parts.keep_alive() => why,
+            why = parts.read(reader).instrument(span.clone()) => why,
+            why = parts.write(writer, outbox).instrument(span.clone()) => why,
+            why = parts.keep_alive().instrument(span.clone()) => why,
             error = control.0.closed() => LinkError::Ended(stream::ended(&error)),
             error = closed(data.as_ref()) => LinkError::Ended(stream::ended(&error)),
             () = self.line().opened(), if data.is_none() => LinkError::Opened,
@@ -533,6 +538,7 @@ impl Link {
             stream::close(&data.connection.0, code, "");
         }
         stream::close(&control.0, code, "");
+        span.in_scope(|| tracing::info!(%why, "session over"));
         why
     }
 

@@ -5,18 +5,17 @@ mod cli;
 use anyhow::Context;
 use clap::Parser;
 use cli::{Arguments, Command};
-use sluice_edge::recent::Recent;
-use std::io::IsTerminal;
+use monitoring::{LogFormat, Recent};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let is_daemon = matches!(arguments.command, Command::Run(_));
-    let recent = log(if is_daemon { "info" } else { "warn" });
+    // The last lines stay in memory, for diagnostics.
+    let recent = match &arguments.command {
+        Command::Run { log_format, .. } => monitoring::start_log_keeping(*log_format, "info"),
+        _ => monitoring::start_log_keeping(LogFormat::Text, "warn"),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -35,7 +34,7 @@ fn main() -> ExitCode {
 
 async fn dispatch(arguments: Arguments, recent: Recent) -> anyhow::Result<ExitCode> {
     match arguments.command {
-        Command::Run(at) => run(at.load()?, recent).await,
+        Command::Run { at, .. } => run(at.load()?, recent).await,
         other => cli::dispatch(other).await,
     }
 }
@@ -61,14 +60,4 @@ async fn run(config: sluice_edge::Config, recent: Recent) -> anyhow::Result<Exit
     daemon.shutdown().await;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
-}
-
-/// Logs go to stderr, and the last lines stay in memory for diagnostics; `RUST_LOG` overrides the level.
-fn log(level: &str) -> Recent {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let (terminal, recent) = (std::io::stderr().is_terminal(), Recent::default());
-    let shown = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(terminal);
-    let kept = tracing_subscriber::fmt::layer().with_writer(recent.clone()).with_ansi(false);
-    tracing_subscriber::registry().with(filter).with(shown).with(kept).init();
-    recent
 }

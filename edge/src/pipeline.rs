@@ -389,7 +389,8 @@ fn number_of(generations: &[Generation], id: GenerationId) -> u64 {
 
 /// Runs something that blocks, off the runtime. A panic in it goes on here.
 pub(crate) async fn blocking<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(act).await {
+    let span = tracing::Span::current();
+    match tokio::task::spawn_blocking(move || span.in_scope(act)).await {
         Ok(done) => done,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),

@@ -136,6 +136,11 @@ impl Authorities {
         signing.chain(others.map(|(_, authority)| authority.certificate().to_vec())).collect()
     }
 
+    /// When the certificate of the authority that signs ends; `None`: it cannot be read.
+    pub fn end(&self) -> Option<UnixMillis> {
+        wire::identity::certificate_end(self.signer().certificate()).ok()
+    }
+
     /// What a token has to carry.
     pub fn fingerprint(&self) -> [u8; 32] {
         self.signer().fingerprint()

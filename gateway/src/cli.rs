@@ -53,7 +53,11 @@ pub(crate) enum Command {
         addresses: Vec<String>,
     },
     /// Run the daemon.
-    Run,
+    Run {
+        /// How log lines are written to stderr: `text` for people, `json` for programs. RUST_LOG says how much.
+        #[arg(long, value_name = "FORMAT", env = "SLUICE_LOG", default_value_t = monitoring::LogFormat::Text)]
+        log_format: monitoring::LogFormat,
+    },
     /// Check the configuration file.
     CheckConfig,
     /// Make a one-time token with which a new edge enrols; it is printed and kept nowhere.
@@ -258,7 +262,7 @@ const CONFIG_NAME: &str = "gateway.toml";
 pub(crate) fn run(cli: Cli) -> Result<()> {
     let Cli { place, json, command } = cli;
     let request = match command {
-        Command::Run => bail!("the daemon is started elsewhere"),
+        Command::Run { .. } => bail!("the daemon is started elsewhere"),
         Command::Init { tenant, addresses } => return init(&place, tenant.as_deref(), &addresses),
         Command::CheckConfig => return check_config(&place),
         Command::Restore { from, passphrase_file } => return restore(&place, &from, passphrase_file.as_deref()),
@@ -319,7 +323,7 @@ fn request_of(command: Command) -> Result<Request> {
         Command::Audit { what: AuditCommand::Check } => Request::AuditCheck,
         Command::Audit { what: AuditCommand::Export { .. } }
         | Command::Openapi
-        | Command::Run
+        | Command::Run { .. }
         | Command::Init { .. }
         | Command::CheckConfig
         | Command::Restore { .. }

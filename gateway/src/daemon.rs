@@ -5,6 +5,7 @@ use crate::admin::{Admin, socket};
 use crate::ca::CaError;
 use crate::config::{Config, defaults};
 use crate::downlink::{self, Downlinks};
+use crate::figures::{self, Figures};
 use crate::files::FileError;
 use crate::incoming::Incoming;
 use crate::ingest::Pool;
@@ -124,6 +125,7 @@ impl Daemon {
                 Downlinks::new(registry.clone()),
             )),
             pool: Pool::new(config.decode_workers, incoming, metrics.clone()),
+            figures: Figures::new(state.clone()),
             state,
             metrics,
             tasks,
@@ -140,6 +142,7 @@ impl Daemon {
         blocking(move || open_stores(&shared)).await?;
 
         let board = Arc::new(Board::default());
+        figures::register(&registry, &gateway, &board);
         let sessions = Arc::new(Sessions::default());
         let admin = Admin::of_daemon(gateway.state.clone(), gateway.live.clone(), board.clone(), sessions.clone());
         let jobs = Arc::new(Jobs::new(gateway.tasks.clone(), gateway.stop.clone()));

@@ -10,6 +10,7 @@ use quinn::Connection;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
+use tracing::Instrument;
 use wire::identity::PeerIdentity;
 use wire::message::{DataReply, DataRequest, MAX_SLOTS, Refusal, SLOT_MILLIS};
 use wire::stream::{self, CloseCode, FrameReader, FrameWriter, StreamError};
@@ -60,11 +61,13 @@ pub(crate) async fn run(
                 Err(_) => break, // the edge closed it, was cut off, or the session ended
             },
         };
-        let (gateway, session) = (gateway.clone(), session.clone());
-        gateway.tasks.clone().spawn(async move {
+        let (tasks, gateway, session) = (gateway.tasks.clone(), gateway.clone(), session.clone());
+        let span = tracing::info_span!("session", session = session.label(), site = session.name);
+        let taken = async move {
             parcel(&gateway, &session, streams).await;
             drop(permit);
-        });
+        };
+        tasks.spawn(taken.instrument(span));
     }
 }
 

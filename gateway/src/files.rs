@@ -81,6 +81,12 @@ pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
     Ok(stat.blocks_available() * stat.fragment_size())
 }
 
+/// Bytes of the file system of `path`.
+pub(crate) fn disk_bytes(path: &Path) -> io::Result<u64> {
+    let stat = nix::sys::statvfs::statvfs(path)?;
+    Ok(stat.blocks() * stat.fragment_size())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -63,7 +63,7 @@ pub struct Ruled {
     pub policy: Policy,
     /// Its schedule.
     pub schedule: Schedule,
-    until: Timestamp,
+    pub(crate) until: Timestamp,
 }
 
 #[derive(Debug)]

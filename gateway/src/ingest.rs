@@ -354,16 +354,21 @@ pub fn fetch(
 }
 
 /// Mends blocks of a sealed generation with what its edge sent. What does not fit is dropped: the next scrub asks again. Blocks.
-pub fn repair(tenant: &TenantStore, site: SiteId, generation: GenerationId, parcel: &[u8]) -> Result<(), Refusal> {
+pub fn repair(tenant: &TenantStore, site: SiteId, generation: GenerationId, parcel: &[u8]) -> Result<bool, Refusal> {
     if owned(tenant, site, generation)?.is_none() {
-        return Ok(());
+        return Ok(false);
     }
     match tenant.store.repair(generation, parcel) {
-        Ok(()) => tracing::info!(%generation, "damaged blocks were mended with the edge's copy"),
-        Err(IngestError::Store(error)) => return Err(store_refusal(tenant, error)),
-        Err(error) => tracing::warn!(%generation, %error, "what the edge sent for a repair does not fit"),
+        Ok(()) => {
+            tracing::info!(%generation, "damaged blocks were mended with the edge's copy");
+            Ok(true)
+        }
+        Err(IngestError::Store(error)) => Err(store_refusal(tenant, error)),
+        Err(error) => {
+            tracing::warn!(%generation, %error, "what the edge sent for a repair does not fit");
+            Ok(false)
+        }
     }
-    Ok(())
 }
 
 /// A generation, if there is one and it is of a volume of this site.

@@ -8,6 +8,7 @@
 //!   grants, brake                   the gateway's own line among its edges; who takes more than its share is read no faster
 //!   policies                        what lines may be used for, signed for their edges, and the evidence of what they were used for
 //!   telemetry, scrape               what edges tell of themselves; their pages for Prometheus
+//!   figures, windows                what the gateway itself knows of each site and volume, for Prometheus
 //!   rehydrate                       a generation ──► a file or block device
 //!   admin                           one request enum, handled in one place, over a socket or in the command's own process
 //!   access                          who may do what, and what needs a second person
@@ -28,6 +29,7 @@ pub mod daemon;
 mod data;
 mod downlink;
 pub mod enrol;
+mod figures;
 pub mod files;
 pub mod fleet;
 mod grants;
@@ -48,6 +50,7 @@ pub mod telemetry;
 pub mod text;
 mod ui;
 pub mod web;
+pub mod windows;
 pub mod workers;
 
 pub use config::Config;

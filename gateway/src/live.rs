@@ -10,7 +10,7 @@ use dedupe::{GenerationId, SiteId, TenantId};
 use quinn::{Connection, VarInt};
 use serde::{Deserialize, Serialize};
 use shaping::{BitsPerSec, Class, Peer, Shaper};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -99,6 +99,8 @@ pub struct LiveSession {
     pub(crate) tenant: Arc<TenantStore>,
     /// The certificate with which it began.
     pub(crate) serial: Serial,
+    /// `TENANT/SITE`, for logs.
+    pub(crate) name: String,
     instance: u64,
     version: Version,
     /// The edge's software version.
@@ -126,6 +128,7 @@ pub(crate) struct Newcomer {
     pub(crate) instance: u64,
     pub(crate) version: Version,
     pub(crate) software: String,
+    pub(crate) name: String,
     pub(crate) control: Connection,
     pub(crate) line: Shaper,
     pub(crate) commands: mpsc::Sender<Command>,
@@ -152,6 +155,11 @@ impl Live {
     /// How the line was dealt out last.
     pub(crate) fn deal(&self) -> Deal {
         self.deal.lock().expect("it is only replaced").clone()
+    }
+
+    /// The gateway's figures.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// The lines to the sites.
@@ -220,6 +228,11 @@ impl Live {
     /// The session that a data connection names, if it is the same site's.
     pub(crate) fn of_number(&self, site: SiteId, number: u64) -> Option<Arc<LiveSession>> {
         self.of_site(site).filter(|session| session.number == number)
+    }
+
+    /// Which sites have a session.
+    pub(crate) fn connected_sites(&self) -> HashSet<SiteId> {
+        self.lock().keys().copied().collect()
     }
 
     /// Sites with a session.
@@ -296,6 +309,7 @@ impl LiveSession {
             instance: newcomer.instance,
             version: newcomer.version,
             software: newcomer.software,
+            name: newcomer.name,
             control: newcomer.control,
             line: newcomer.line,
             fitted: Mutex::default(),
@@ -306,6 +320,11 @@ impl LiveSession {
             status: Mutex::default(),
             repairs: Mutex::default(),
         }
+    }
+
+    /// Its number as logs of both ends write it.
+    pub(crate) fn label(&self) -> String {
+        format!("{:016x}", self.number)
     }
 
     /// Whether the edge at the other end still answers. Anything it sends counts, and the question makes it send an acknowledgement.

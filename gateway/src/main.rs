@@ -5,16 +5,20 @@ mod cli;
 use anyhow::{Context, Result};
 use clap::Parser;
 use cli::{Cli, Command};
+use monitoring::LogFormat;
 use sluice_gateway::{Config, Daemon};
-use std::io::IsTerminal;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_logging(matches!(cli.command, Command::Run));
+    // Of the daemon what happens, of commands only what is wrong.
+    match &cli.command {
+        Command::Run { log_format } => monitoring::start_log(*log_format, "info"),
+        _ => monitoring::start_log(LogFormat::Text, "error"),
+    }
     let done = match cli.command {
-        Command::Run => cli.place.config().map_err(Into::into).and_then(run),
+        Command::Run { .. } => cli.place.config().map_err(Into::into).and_then(run),
         _ => cli::run(cli),
     };
     match done {
@@ -62,16 +66,4 @@ fn announce(daemon: &Daemon) {
             "no address is known under which edges reach this gateway: set `addresses` in the configuration"
         );
     }
-}
-
-/// Logs to stderr: of the daemon what happens, of commands only what is wrong. `RUST_LOG` says otherwise, as in `RUST_LOG=debug`.
-fn start_logging(is_daemon: bool) {
-    let default = if is_daemon { "info" } else { "error" };
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
 }

@@ -33,6 +33,10 @@ pub struct Metrics {
     pub refusals: IntCounterVec,
     /// Enrolments, by outcome.
     pub enrolments: IntCounterVec,
+    /// Damages that scrubs found.
+    pub damages: IntCounter,
+    /// Those that were mended, from a second copy here or with the edge's blocks.
+    pub mended: IntCounter,
     /// Bytes that packs take, per tenant.
     store_bytes: IntGaugeVec,
     /// Generations and drafts, per tenant.
@@ -78,6 +82,11 @@ impl Metrics {
                 .counter("sluice_gateway_generations_sealed_total", "Generations verified and made visible.")?,
             refusals: registry.counters("sluice_gateway_refusals_total", "What edges were refused.", &["reason"])?,
             enrolments: registry.counters("sluice_gateway_enrolments_total", "Attempts to enrol.", &["outcome"])?,
+            damages: registry.counter("sluice_gateway_damages_total", "Damages of packs that scrubs found.")?,
+            mended: registry.counter(
+                "sluice_gateway_damages_mended_total",
+                "Damages that were mended: from a second copy here, or with blocks that an edge sent.",
+            )?,
             store_bytes: registry.gauges("sluice_gateway_store_bytes", "Bytes of packs.", &["tenant", "class"])?,
             generations: registry.gauges("sluice_gateway_generations", "Generations and drafts kept.", &["tenant"])?,
         }))
@@ -86,6 +95,12 @@ impl Metrics {
     /// Counts a refusal.
     pub fn refused(&self, why: &Refusal) {
         self.refusals.with_label_values(&[reason(why)]).inc();
+    }
+
+    /// Counts what a scrub found.
+    pub fn scrubbed(&self, found: &[dedupe::Damage]) {
+        self.damages.inc_by(found.len() as u64);
+        self.mended.inc_by(found.iter().filter(|damage| damage.mended).count() as u64);
     }
 
     /// Takes the stores' figures down. Blocks.

@@ -1,5 +1,6 @@
 //! What Prometheus asks beside `/metrics`: a page of each site, in the place of the edge that it cannot reach, and the list of these pages.
 
+use crate::figures::MAX_SITES;
 use crate::server::Gateway;
 use crate::state::StateError;
 use crate::telemetry::Heard;
@@ -17,9 +18,6 @@ use std::sync::Arc;
 /// Volumes on the page of one site: nine series each, so that no site makes more than two thousand. What is beyond is counted in
 /// `sluice_gateway_series_dropped`.
 pub(crate) const MAX_PAGE_VOLUMES: usize = 200;
-
-/// Sites with series of their own: twice as many as one gateway is built for.
-pub(crate) const MAX_SITES: usize = 1_000;
 
 /// Where the pages of sites lie.
 const PAGES: &str = "/metrics/site";

@@ -1,6 +1,7 @@
 //! Accepting connections, and what all of them share.
 
 use crate::ca::ServerCertificate;
+use crate::figures::Figures;
 use crate::ingest::Pool;
 use crate::live::Live;
 use crate::metrics::Metrics;
@@ -41,6 +42,8 @@ pub(crate) struct Gateway {
     pub(crate) live: Arc<Live>,
     pub(crate) pool: Pool,
     pub(crate) metrics: Arc<Metrics>,
+    /// What is known of each site and volume, for Prometheus.
+    pub(crate) figures: Figures,
     /// Everything that runs; the daemon waits for it at its end.
     pub(crate) tasks: TaskTracker,
     /// The daemon stops.

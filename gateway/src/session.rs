@@ -15,6 +15,7 @@ use shaping::Class;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tracing::Instrument;
 use wire::identity::{Bearer, PeerIdentity};
 use wire::message::{Answer, Ask, Found, FromEdge, FromGateway, Hello, Refusal, Welcome};
 use wire::session::{Action, Event, Session};
@@ -28,8 +29,19 @@ const TICK: Duration = Duration::from_secs(5);
 /// How long the last message has to arrive before the connection is closed.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// Runs one control session to its end.
+/// Runs one control session to its end. What is logged of it says which session of which site it is about, once that is known.
 pub(crate) async fn run(
+    gateway: Arc<Gateway>,
+    connection: (Connection, shaping::Peer),
+    version: Version,
+    peer: PeerIdentity,
+    streams: (FrameWriter, FrameReader),
+) {
+    let span = tracing::info_span!("session", session = tracing::field::Empty, site = tracing::field::Empty);
+    serve(gateway, connection, version, peer, streams).instrument(span).await;
+}
+
+async fn serve(
     gateway: Arc<Gateway>,
     (connection, line): (Connection, shaping::Peer),
     version: Version,
@@ -50,7 +62,7 @@ pub(crate) async fn run(
         live: None,
         policy_told: 0,
     };
-    let worker = gateway.tasks.spawn(worker.run(jobs_out, events_in));
+    let worker = gateway.tasks.spawn(worker.run(jobs_out, events_in).in_current_span());
     let (mut waiting, mut welcomed) = (0, false);
     let mut tick = tokio::time::interval(TICK);
     let why = loop {
@@ -195,7 +207,10 @@ impl Worker {
                     true if parcel.is_empty() => {
                         tracing::warn!(%site, %generation, "the edge has damaged blocks no more: this generation cannot be mended");
                     }
-                    true => blocking(move || ingest::repair(&tenant, site, generation, &parcel)).await?,
+                    true => {
+                        let mended = blocking(move || ingest::repair(&tenant, site, generation, &parcel)).await?;
+                        self.gateway.metrics.mended.inc_by(mended.into());
+                    }
                     false => {}
                 }
                 live.ask_for_repairs();
@@ -248,6 +263,7 @@ impl Worker {
             Err(error) => Err(state_refusal(error.into())),
         };
         let (tenant, (names, policy)) = blocking(checked).await?;
+        let name = format!("{}/{}", names.0, names.1);
         let names = (names.0.as_str(), names.1.as_str());
         let line = self.gateway.live.down().dialled(bearer.site, names, policy.as_ref(), self.gateway.state.now());
         self.line.join(&line, Class::Control);
@@ -258,11 +274,15 @@ impl Worker {
             instance: hello.instance,
             version: self.version,
             software: hello.software.clone(),
+            name: name.clone(),
             control: self.connection.clone(),
             line,
             commands: self.commands.clone(),
         };
+        let span = tracing::Span::current();
+        span.record("site", &name);
         let live = self.gateway.live.admit(newcomer).await?;
+        span.record("session", live.label());
         // A revocation between the check and the admission found no session to end.
         let state = self.gateway.state.clone();
         self.live = Some(live.clone());
@@ -358,5 +378,6 @@ fn look(live: &LiveSession, ask: &Ask) -> Result<Answer, Refusal> {
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refusal> + Send + 'static) -> Result<T, Refusal> {
-    finish(tokio::task::spawn_blocking(work).await)
+    let span = tracing::Span::current();
+    finish(tokio::task::spawn_blocking(move || span.in_scope(work)).await)
 }

@@ -38,10 +38,29 @@ const KEEP_EXPIRED: Duration = Duration::from_secs(30 * 24 * 3600);
 #[derive(Debug, Default)]
 pub struct Board {
     lines: Mutex<BTreeMap<&'static str, String>>,
+    runs: Mutex<BTreeMap<&'static str, Runs>>,
     wakers: Mutex<BTreeMap<&'static str, Arc<Notify>>>,
 }
 
+/// How a worker fares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Runs {
+    /// It works when it is due; `false`: it ended unexpectedly.
+    pub is_alive: bool,
+    /// When it last ended its work.
+    pub last: Option<UnixMillis>,
+}
+
 impl Board {
+    /// How each worker fares, by its name.
+    pub fn runs(&self) -> Vec<(&'static str, Runs)> {
+        self.runs.lock().expect("runs are only set").iter().map(|(name, runs)| (*name, *runs)).collect()
+    }
+
+    fn note(&self, name: &'static str, note: impl FnOnce(&mut Runs)) {
+        note(self.runs.lock().expect("runs are only set").entry(name).or_default());
+    }
+
     /// Name and what each worker does.
     pub fn lines(&self) -> Vec<(String, String)> {
         let lines = self.lines.lock().expect("lines are only set");
@@ -79,6 +98,7 @@ pub(crate) fn start(
         gateway.tasks.clone().spawn(run(gateway, board, name, every, work));
     };
     worker("figures", FIGURES_EVERY, Box::new(move |gateway, _| figures(gateway, &stores)));
+    worker("sites", FIGURES_EVERY, Box::new(|gateway, _| gateway.figures.look(gateway)));
     worker("retention", RETENTION_EVERY, Box::new(move |gateway, _| retention(gateway, keep)));
     worker("collection", GC_EVERY, Box::new(collection));
     worker("scrub", SCRUB_EVERY, Box::new(scrub));
@@ -123,6 +143,7 @@ pub(crate) fn start(
 /// Runs one worker: at once when it is woken, else every so often. What it does blocks, and its last words stand on the board.
 async fn run(gateway: Arc<Gateway>, board: Arc<Board>, name: &'static str, every: Duration, mut work: Work) {
     let waker = board.waker(name);
+    board.note(name, |runs| runs.is_alive = true);
     let mut due = tokio::time::interval(every);
     due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // The long ones would all begin with the daemon, when edges come back all at once.
@@ -153,11 +174,13 @@ async fn run(gateway: Arc<Gateway>, board: Arc<Board>, name: &'static str, every
         };
         match done {
             Ok((line, again)) => {
+                board.note(name, |runs| runs.last = Some(gateway.state.now()));
                 board.say(name, format!("{line}; last at {}", crate::text::moment(gateway.state.now())));
                 work = again;
             }
             Err(error) => {
                 tracing::error!(worker = name, %error, "a worker ended unexpectedly and will not work again before a restart");
+                board.note(name, |runs| runs.is_alive = false);
                 return board.say(name, "ended unexpectedly; restart the daemon and report the log");
             }
         }
@@ -257,6 +280,7 @@ fn scrub(gateway: &Arc<Gateway>, progress: &Progress) -> String {
     for tenant in gateway.state.open_tenants() {
         match tenant.store.scrub(SCRUB_TRANQUILLITY, progress) {
             Ok(found) => {
+                gateway.metrics.scrubbed(&found);
                 for damage in &found {
                     tracing::error!(tenant = %tenant.id, pack = %damage.pack, what = damage.what, mended = damage.mended, "damage found");
                 }

@@ -1,4 +1,4 @@
-//! What an operator's tools can ask a daemon: figures at `/metrics`, readiness at `/health`. Knows no other crate of ours.
+//! What an operator's tools can ask a daemon: figures at `/metrics`, readiness at `/health`; and its log. Knows no other crate of ours.
 //!
 //! A daemon makes one [`Registry`] and one [`Health`], hands them to its components, and runs [`serve`]. There is no global registry: each component
 //! has a struct of its own with the metrics that it owns, registered where the component is built, so that two daemons may live in one process.
@@ -37,16 +37,20 @@
 //!   A name or address that an outsider chooses is no label value.
 
 mod health;
+mod log;
 mod page;
 mod process;
+mod recent;
 mod registry;
 mod server;
 mod within;
 
 pub use health::{Check, CheckReport, Health, HealthReport};
+pub use log::{LogFormat, ParseLogFormatError, start_log, start_log_keeping};
 pub use page::Page;
 pub use process::{MemoryUse, register_process};
 pub use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+pub use recent::Recent;
 pub use registry::{MetricError, Registry};
 pub use server::{ServeError, bind, exposition, router, serve, serve_routes};
 pub use within::{Limited, Limits, Peer, Seat, serve_within};

@@ -316,6 +316,7 @@ impl Admin {
                 store.store.scrub(Pace(1.0), progress)
             })?;
             if let Some(daemon) = &self.daemon {
+                daemon.live.metrics().scrubbed(&found);
                 let repairs = repairs::ask(&store, &daemon.live, &found);
                 asked += repairs.now;
                 waiting += repairs.later;

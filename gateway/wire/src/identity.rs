@@ -312,6 +312,11 @@ fn whole_second(time: UnixMillis) -> UnixMillis {
     UnixMillis(time.0.min(YEAR_9999) / 1000 * 1000)
 }
 
+/// When a certificate (DER) ends.
+pub fn certificate_end(der: &[u8]) -> Result<UnixMillis, IdentityError> {
+    Ok(end_of(&parse(der)?))
+}
+
 fn end_of(certificate: &X509Certificate<'_>) -> UnixMillis {
     let seconds = certificate.validity().not_after.timestamp();
     UnixMillis(u64::try_from(seconds).unwrap_or(0).saturating_mul(1000))
