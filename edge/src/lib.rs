@@ -32,7 +32,6 @@ pub mod metrics;
 pub mod pace;
 pub mod page;
 mod pipeline;
-
 pub mod sender;
 pub mod source;
 pub mod spool;

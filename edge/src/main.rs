@@ -11,9 +11,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    // The last lines stay in memory, for diagnostics.
     let recent = match &arguments.command {
-        Command::Run { log_format, .. } => monitoring::start_log(*log_format, "info"),
-        _ => monitoring::start_log(LogFormat::Text, "warn"),
+        Command::Run { log_format, .. } => monitoring::start_log_keeping(*log_format, "info"),
+        _ => monitoring::start_log_keeping(LogFormat::Text, "warn"),
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

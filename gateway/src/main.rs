@@ -14,8 +14,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     // Of the daemon what happens, of commands only what is wrong.
     match &cli.command {
-        Command::Run { log_format } => drop(monitoring::start_log(*log_format, "info")),
-        _ => drop(monitoring::start_log(LogFormat::Text, "error")),
+        Command::Run { log_format } => monitoring::start_log(*log_format, "info"),
+        _ => monitoring::start_log(LogFormat::Text, "error"),
     }
     let done = match cli.command {
         Command::Run { .. } => cli.place.config().map_err(Into::into).and_then(run),

@@ -48,7 +48,7 @@ mod server;
 mod within;
 
 pub use health::{Check, CheckReport, Health, HealthReport};
-pub use log::{LogFormat, ParseLogFormatError, start_log};
+pub use log::{LogFormat, ParseLogFormatError, start_log, start_log_keeping};
 pub use page::Page;
 pub use process::{MemoryUse, register_process};
 pub use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};

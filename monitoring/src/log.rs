@@ -1,6 +1,6 @@
 //! Logs of a daemon: to stderr, as text for people or as JSON for programs. `RUST_LOG` says how much.
 
-use crate::Recent;
+use crate::recent::Recent;
 use std::fmt;
 use std::io::{self, IsTerminal};
 use std::str::FromStr;
@@ -45,8 +45,19 @@ impl fmt::Display for LogFormat {
 }
 
 /// Logs what is at least of `level`, where `RUST_LOG` does not say otherwise. The journal has a clock and no colours of its own: neither is written to it.
-/// The last lines stay in memory, as text. To be called once, before anything else.
-pub fn start_log(format: LogFormat, level: &str) -> Recent {
+/// To be called once, before anything else.
+pub fn start_log(format: LogFormat, level: &str) {
+    start(format, level, None);
+}
+
+/// The same; the last lines are kept in memory too, for whoever makes diagnostics of them.
+pub fn start_log_keeping(format: LogFormat, level: &str) -> Recent {
+    let recent = Recent::default();
+    start(format, level, Some(recent.clone()));
+    recent
+}
+
+fn start(format: LogFormat, level: &str, recent: Option<Recent>) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let journal = std::env::var("JOURNAL_STREAM").ok();
     let is_journal = journal.is_some_and(|journal| stderr_is().is_ok_and(|stderr| names(&journal, stderr)));
@@ -58,10 +69,8 @@ pub fn start_log(format: LogFormat, level: &str) -> Recent {
         (LogFormat::Json, false) => layer.json().flatten_event(true).with_span_list(false).boxed(),
         (LogFormat::Json, true) => layer.json().flatten_event(true).with_span_list(false).without_time().boxed(),
     };
-    let recent = Recent::default();
-    let kept = lines::layer().with_writer(recent.clone()).with_ansi(false);
+    let kept = recent.map(|recent| lines::layer().with_writer(recent).with_target(false).with_ansi(false));
     tracing_subscriber::registry().with(filter).with(layer).with(kept).init();
-    recent
 }
 
 /// Device and inode of stderr.
