@@ -14,6 +14,7 @@ mod identity;
 mod line;
 mod line_test;
 mod monitoring;
+mod pages;
 mod policy;
 mod room;
 mod scheduler;

@@ -49,10 +49,8 @@ fn profiles(text: &mut DocumentMut, base: &Draft, draft: &Draft) -> Option<()> {
     }
     let table = text.entry("profiles").or_insert_with(|| Item::Table(fresh(&Table::new()))).as_table_mut()?;
     // Two steps, so that names may be swapped.
-    let renamed: Vec<_> = will
-        .iter()
-        .filter_map(|profile| Some((profile, table.remove_entry(profile.was.as_deref()?)?)))
-        .collect();
+    let renamed: Vec<_> =
+        will.iter().filter_map(|profile| Some((profile, table.remove_entry(profile.was.as_deref()?)?))).collect();
     for gone in was.iter().filter(|known| will.iter().all(|profile| profile.name != known.name)) {
         table.remove(&gone.name);
     }
@@ -62,7 +60,8 @@ fn profiles(text: &mut DocumentMut, base: &Draft, draft: &Draft) -> Option<()> {
     }
     for profile in will {
         let from = profile.was.as_deref().unwrap_or(&profile.name);
-        let same = was.iter().any(|known| known.name == from && (&known.up, &known.down) == (&profile.up, &profile.down));
+        let same =
+            was.iter().any(|known| known.name == from && (&known.up, &known.down) == (&profile.up, &profile.down));
         let value = match profile.up == profile.down {
             true => Value::from(profile.up.as_str()),
             false => {
@@ -195,12 +194,7 @@ struct Rule<'a> {
 fn exceptions_of(draft: &Draft) -> Vec<Rule<'_>> {
     let of = draft.exceptions.iter().map(|rule| Rule {
         was: rule.was,
-        fields: [
-            ("name", &rule.name),
-            ("when", &rule.when),
-            ("hours", &rule.hours),
-            ("profile", &rule.profile),
-        ],
+        fields: [("name", &rule.name), ("when", &rule.when), ("hours", &rule.hours), ("profile", &rule.profile)],
     });
     of.collect()
 }
