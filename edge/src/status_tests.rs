@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::journal::{Acknowledged, Cost, Sending};
+use crate::link::DownCause;
 use crate::sender::{Job, Line};
 use dedupe::{
     BlockNumber, ByteCount, GenerationId, GenerationStats, LineageId, Progress, Root, RootScheme, Sealed, SlabNumber,
@@ -168,9 +169,19 @@ fn the_line_has_its_sentence() {
     assert!(at(&LinkState::Unenrolled).contains("sluice-edge enrol"));
     assert_eq!(at(&connected()), "Connected with gw:4433 at up to 1.6 Mbit/s.");
     assert_eq!(line(&connected(), Rate::Closed, NOW), "Connected with gw:4433; closed for data (rate 0).");
-    let down = LinkState::Down { why: "nothing was heard".into(), retry_at: NOW.0 + 8_000, needs_person: false };
+    let down = LinkState::Down {
+        why: "nothing was heard".into(),
+        retry_at: NOW.0 + 8_000,
+        needs_person: false,
+        cause: DownCause::Silent,
+    };
     assert_eq!(at(&down), "No gateway: nothing was heard. Next attempt in 8 s.");
-    let revoked = LinkState::Down { why: "the site is revoked".into(), retry_at: NOW.0 + 600_000, needs_person: true };
+    let revoked = LinkState::Down {
+        why: "the site is revoked".into(),
+        retry_at: NOW.0 + 600_000,
+        needs_person: true,
+        cause: DownCause::Revoked,
+    };
     assert_eq!(at(&revoked), "No gateway: the site is revoked. This needs a person. Next attempt in 10 min 0 s.");
 }
 
@@ -186,7 +197,12 @@ fn a_volume_says_why_it_does_not_send() {
     capped.standing.terms.cap = Some(BitsPerSec::kbit(256));
     assert_eq!(says(&capped), "Sending parcel 2: 1.20 MB of 3.40 MB, at its cap of 256 kbit/s.");
     let mut held = share(Some(Waits::Barred));
-    held.standing.bar = Some(Bar { until: None, sentence: "held until Mon 2026-11-23 09:00 by li (audit)".into() });
+    held.standing.bar = Some(Bar {
+        until: None,
+        actor: "li".into(),
+        reason: "audit".into(),
+        sentence: "held until Mon 2026-11-23 09:00 by li (audit)".into(),
+    });
     assert_eq!(says(&held), "Held until Mon 2026-11-23 09:00 by li (audit), with 1.20 MB of 3.40 MB of parcel 2 sent.");
     let coding = side(State::Moving(job(0, 0, Coder::Encoding), Line { next: 0, writing: false }));
     let said = say_sharing(&captured(), &coding, &connected(), rate, &held);

@@ -13,6 +13,8 @@ mod garbage;
 mod identity;
 mod line;
 mod line_test;
+mod monitoring;
+mod pages;
 mod policy;
 mod room;
 mod scheduler;
