@@ -7,6 +7,7 @@
 //!   session      signing in and out, the first account, one's own password
 //!   sites        the fleet, a site, tokens for edges, events as they happen
 //!   policy       documents, previews, overrides, holds, holidays, reports
+//!   draft        schedules in the making: what a document and an edit of it come to
 //!   volumes      volumes and generations: look, compare, verify, rehydrate
 //!   jobs         long work, with progress
 //!   people       accounts, API tokens, approvals, audit log
@@ -16,6 +17,7 @@
 //! What each asks for goes through [`Admin::handle_as`](crate::Admin), which checks rights, asks for a second person and writes the audit log; so does what commands ask for.
 
 mod caller;
+mod draft;
 mod idempotency;
 mod jobs;
 pub(crate) mod people;
@@ -79,6 +81,7 @@ fn routes() -> OpenApiRouter<Arc<Web>> {
         .merge(session::routes())
         .merge(sites::routes())
         .merge(policy::routes())
+        .merge(draft::routes())
         .merge(volumes::routes())
         .merge(jobs::routes())
         .merge(people::routes())
@@ -262,17 +265,21 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
+    /// It is done.
+    pub(crate) fn done(what: Vec<String>) -> Outcome {
+        Outcome { state: "done", what, approval: None, causes: Vec::new() }
+    }
+
     /// What came of a change: 200 when it is done, 202 while it waits.
     pub(crate) fn of(answer: crate::admin::Answer) -> Response {
         use crate::admin::{Answer, PolicyAnswer};
-        let done = |what| Outcome { state: "done", what, approval: None, causes: Vec::new() };
         let outcome = match answer {
             Answer::Waiting { number, causes } => {
                 let waiting = Outcome { state: "waiting", what: Vec::new(), approval: Some(number), causes };
                 return (axum::http::StatusCode::ACCEPTED, Json(waiting)).into_response();
             }
-            Answer::Policy(PolicyAnswer::Changed { changes }) => done(changes.iter().map(changed).collect()),
-            other => done(vec![crate::admin::render::answer(&other).trim_end().to_owned()]),
+            Answer::Policy(PolicyAnswer::Changed { changes }) => Outcome::done(changes.iter().map(changed).collect()),
+            other => Outcome::done(vec![crate::admin::render::answer(&other).trim_end().to_owned()]),
         };
         Json(outcome).into_response()
     }

@@ -24,6 +24,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Web>> {
     OpenApiRouter::new()
         .routes(routes!(show, set))
         .routes(routes!(set_many))
+        .routes(routes!(schedule_many))
         .routes(routes!(version))
         .routes(routes!(shown))
         .routes(routes!(check))
@@ -32,6 +33,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Web>> {
         .routes(routes!(hold, release))
         .routes(routes!(holidays))
         .routes(routes!(line_report))
+        .routes(routes!(line_report_csv))
 }
 
 /// A version of a site's policy.
@@ -244,14 +246,30 @@ async fn set_many(
     Me(caller): Me,
     Json(new): Json<NewPolicies>,
 ) -> Result<Response, Problem> {
-    if new.sites.is_empty() || new.sites.len() > MAX_SITES {
-        return Err(Problem::invalid(format!("`sites` names 1 to {MAX_SITES} sites")));
-    }
-    let sites = new.sites.iter().map(|site| named(&new.tenant, site)).collect::<Result<Vec<_>, _>>()?;
-    let author = by(&caller, new.reason);
+    let (sites, author) = (sites_of(&new)?, by(&caller, new.reason));
     let request =
         PolicyRequest::Set { site: None, all_of: None, sites, document: new.document, expected: None, author };
     changed(&web, &caller, request).await
+}
+
+/// Puts the schedule of a document (profiles, grid, holidays, exceptions, blackouts) in the place of those of several sites, each of which keeps its own line,
+/// zone, quotas and volumes: all of them change, or none.
+#[utoipa::path(post, path = "/policies/schedule", tag = "policy", request_body = NewPolicies, security(("session" = ["operate"]), ("token" = ["operate"])),
+    responses((status = 200, body = Outcome), (status = 202, body = Outcome, description = "A second person has to agree"), (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem), (status = 422, body = Problem)))]
+async fn schedule_many(
+    State(web): State<Arc<Web>>,
+    Me(caller): Me,
+    Json(new): Json<NewPolicies>,
+) -> Result<Response, Problem> {
+    let (sites, author) = (sites_of(&new)?, by(&caller, new.reason));
+    changed(&web, &caller, PolicyRequest::Schedule { sites, document: new.document, author }).await
+}
+
+fn sites_of(new: &NewPolicies) -> Result<Vec<String>, Problem> {
+    if new.sites.is_empty() || new.sites.len() > MAX_SITES {
+        return Err(Problem::invalid(format!("`sites` names 1 to {MAX_SITES} sites")));
+    }
+    new.sites.iter().map(|site| named(&new.tenant, site)).collect()
 }
 
 /// What a site's policy means, day by day.
@@ -393,6 +411,25 @@ async fn line_report(
     Asked(Month { month }): Asked<Month>,
 ) -> Result<Json<LineReport>, Problem> {
     Ok(Json(report(&web, &caller, named(&tenant, &site)?, month).await?))
+}
+
+/// The days of a month of a line as CSV, for spreadsheets.
+#[utoipa::path(get, path = "/sites/{tenant}/{site}/report.csv", tag = "policy", security(("session" = ["see"]), ("token" = ["see"])),
+    params(("tenant" = String, Path), ("site" = String, Path), Month),
+    responses((status = 200, content_type = "text/csv", body = String), (status = 400, body = Problem), (status = 401, body = Problem), (status = 404, body = Problem), (status = 422, body = Problem)))]
+async fn line_report_csv(
+    State(web): State<Arc<Web>>,
+    Me(caller): Me,
+    Path((tenant, site)): Path<(String, String)>,
+    Asked(Month { month }): Asked<Month>,
+) -> Result<Response, Problem> {
+    let report = report(&web, &caller, named(&tenant, &site)?, month).await?;
+    let text = crate::admin::policy::render::report_csv(&report);
+    // Names hold letters, digits, `-`, `_` and `.` only (`check_name`), and the month was read as one.
+    let name = format!("attachment; filename=\"{}-{}.csv\"", report.site, report.month);
+    let name = HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static("attachment"));
+    let media = HeaderValue::from_static("text/csv; charset=utf-8");
+    Ok(([(header::CONTENT_TYPE, media), (header::CONTENT_DISPOSITION, name)], text).into_response())
 }
 
 pub(crate) async fn report(web: &Web, caller: &Caller, site: String, month: String) -> Result<LineReport, Problem> {

@@ -9,6 +9,7 @@ mod edge;
 mod generations;
 mod identities;
 mod lines;
+mod pages;
 mod policies;
 mod telemetry;
 mod world;
