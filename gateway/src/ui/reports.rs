@@ -185,7 +185,7 @@ fn chart(days: &[DayLine], language: Language) -> Markup {
             aria-label=(language.of("Bytes sent and allowed, day by day; the table has the figures.", "逐日已发送与允许的流量，数值见下表。")) {
             @for (at, day) in days.iter().enumerate() {
                 @let (may, was) = (seen(day.figures.allowed), seen(day.figures.sent));
-                @if day.figures.recorded == 0 { path.gap d={ "M" (at * 10 + 5) " 0v" (HEIGHT) } {} }
+                @if day.figures.recorded == 0 && day.figures.missing > 0 { path.gap d={ "M" (at * 10 + 5) " 0v" (HEIGHT) } {} }
                 rect.may x=(at * 10 + 1) y=(HEIGHT - may) width="8" height=(may) {}
                 rect.(if day.figures.over > 0 { "over" } else { "was" }) x=(at * 10 + 2) y=(HEIGHT - was) width="6" height=(was) {}
             }
