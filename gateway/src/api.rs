@@ -7,6 +7,7 @@
 //!   session      signing in and out, the first account, one's own password
 //!   sites        the fleet, a site, tokens for edges, events as they happen
 //!   policy       documents, previews, overrides, holds, holidays, reports
+//!   draft        schedules in the making: what a document and an edit of it come to
 //!   volumes      volumes and generations: look, compare, verify, rehydrate
 //!   jobs         long work, with progress
 //!   people       accounts, API tokens, approvals, audit log
@@ -16,6 +17,7 @@
 //! What each asks for goes through [`Admin::handle_as`](crate::Admin), which checks rights, asks for a second person and writes the audit log; so does what commands ask for.
 
 mod caller;
+mod draft;
 mod idempotency;
 mod jobs;
 pub(crate) mod people;
@@ -79,6 +81,7 @@ fn routes() -> OpenApiRouter<Arc<Web>> {
         .merge(session::routes())
         .merge(sites::routes())
         .merge(policy::routes())
+        .merge(draft::routes())
         .merge(volumes::routes())
         .merge(jobs::routes())
         .merge(people::routes())

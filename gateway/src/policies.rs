@@ -4,6 +4,8 @@
 //! ```text
 //!   change     apply      pure: a policy and a change to the next version's document
 //!   document   numbered   the version in an operator's document, without touching the rest of it
+//!   draft      Draft      the schedule of a document as pages edit it, and back into its text
+//!   outlook    outlook    what a schedule comes to: hours, bytes, whether tonight's backlog fits, changes of the clocks
 //!   edit       edited     a change put into the text as its author wrote it
 //!   moment     resolve    "19:30", "2026-11-24 19:30", an instant: what people write, in the site's zone
 //!   key        load       the key that signs, `ca/policy.key`
@@ -16,17 +18,20 @@
 
 mod change;
 mod document;
+pub mod draft;
 mod edit;
 pub mod evidence;
 pub mod first;
 pub mod holidays;
 pub(crate) mod key;
 mod moment;
+pub mod outlook;
 pub mod preview;
 pub mod report;
 
 pub use change::{Change, ChangeError, Wanted};
 pub use document::check;
+pub(crate) use edit::runs;
 pub use moment::{MomentError, resolve};
 
 use crate::catalogue::{Catalogue, CatalogueError, EdgePolicy, LineEvent, PolicyRow, Site};
@@ -202,6 +207,11 @@ pub(crate) fn note_held(
 
 fn signed(state: &State, site: SiteId, row: PolicyRow) -> FromGateway {
     FromGateway::Policy(state.policy_key.sign(site, row.document))
+}
+
+/// A document without a version of its own, for comparing two of them.
+pub(crate) fn numbered_alike(document: &str) -> String {
+    document::numbered(document, 1).0
 }
 
 /// The policy in force of a site with its document read, and the row that it came from.

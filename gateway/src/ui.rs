@@ -4,6 +4,7 @@
 //!   shell      the frame of every page, and who may see it
 //!   say        what is going on, in sentences, in both languages
 //!   fleet      all sites
+//!   schedule   which sites keep to which schedule, and its editor
 //!   site       one site: now, two days ahead, volumes, quotas, what bends its schedule
 //!   volume     generations, comparison, verification, rehydration
 //!   entry      signing in, the first account, one's own password
@@ -34,6 +35,7 @@ mod people;
 mod quotas;
 mod reports;
 mod say;
+mod schedule;
 mod settings;
 mod shell;
 mod site;
@@ -59,11 +61,20 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
     ]
 });
 
+/// What the editor of schedules has on top: no other page loads it.
+static EDITOR: LazyLock<Vec<Asset>> = LazyLock::new(|| {
+    vec![
+        Asset::new("schedule.css", include_str!("ui/schedule.css")),
+        Asset::new("schedule.js", include_str!("ui/schedule.js")),
+    ]
+});
+
 /// All pages.
 pub(crate) fn router(web: Arc<Web>) -> Router {
     let pages = Router::new()
         .merge(entry::routes())
         .merge(fleet::routes())
+        .merge(schedule::routes())
         .merge(site::routes())
         .merge(volume::routes())
         .merge(welcome::routes())
@@ -80,5 +91,5 @@ pub(crate) fn router(web: Arc<Web>) -> Router {
         .layer(from_fn_with_state(web.clone(), crate::api::counted))
         .with_state(web);
     let pages = pages.layer(tower_http::compression::CompressionLayer::new());
-    pages.merge(look::serve::assets(&ASSETS)).merge(look::serve::languages())
+    pages.merge(look::serve::assets(&ASSETS)).merge(look::serve::assets(&EDITOR)).merge(look::serve::languages())
 }

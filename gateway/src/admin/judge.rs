@@ -5,6 +5,7 @@ use crate::access::accounts::AccountError;
 use crate::access::agreement::{self, Cause};
 use crate::access::{Caller, Right, Via};
 use crate::catalogue::{Approval, CatalogueError, NewAudit, Site, Tenant};
+use crate::policies::draft::Draft;
 use crate::policies::{self, ChangeError};
 use crate::rehydrate::RehydrateError;
 use dedupe::UnixMillis;
@@ -233,20 +234,14 @@ impl Admin {
             | PolicyRequest::Overrides { site }
             | PolicyRequest::Report { site, .. } => of(None, site, String::new()),
             PolicyRequest::Set { site, all_of, sites, author, .. } => {
-                let found = self.sites_of(site.clone(), all_of.clone(), sites);
-                let found = found.map_err(|error| unseen(caller, error, site, all_of.as_deref()))?;
-                let first = found.first().ok_or(AdminError::Whose)?;
-                let tenant = self.tenant_seen(caller, first.tenant)?.ok_or_else(|| no_site(&first.name))?;
-                if let Some(other) = found.iter().find(|site| site.tenant != tenant.id) {
-                    // One request, one tenant: rights and approvals belong to tenants.
-                    return Err(no_site(&other.name));
-                }
-                let names: Vec<&str> = found.iter().map(|site| site.name.as_str()).collect();
+                let (tenant, names) = self.whose(caller, site, all_of, sites)?;
                 let detail = why(author, "");
-                Ok(Subject {
-                    detail,
-                    ..Subject::new(Some("policy.set"), Right::Operate, Some(tenant), &names.join(", "))
-                })
+                Ok(Subject { detail, ..Subject::new(Some("policy.set"), Right::Operate, Some(tenant), &names) })
+            }
+            PolicyRequest::Schedule { sites, author, .. } => {
+                let (tenant, names) = self.whose(caller, &None, &None, sites)?;
+                let detail = why(author, "");
+                Ok(Subject { detail, ..Subject::new(Some("policy.schedule"), Right::Operate, Some(tenant), &names) })
             }
             PolicyRequest::Bend { site, bend, until, seconds, volume, author, .. } => {
                 let what = match bend {
@@ -269,6 +264,26 @@ impl Admin {
             PolicyRequest::Release { site, author } => of(Some("site.release"), site, why(author, "")),
             PolicyRequest::Holidays { site, author, .. } => of(Some("policy.holidays"), site, why(author, "")),
         }
+    }
+
+    /// The tenant of sites that a request names, and their names.
+    fn whose(
+        &self,
+        caller: &Caller,
+        site: &Option<String>,
+        all_of: &Option<String>,
+        sites: &[String],
+    ) -> Result<(Tenant, String), AdminError> {
+        let found = self.sites_of(site.clone(), all_of.clone(), sites);
+        let found = found.map_err(|error| unseen(caller, error, site, all_of.as_deref()))?;
+        let first = found.first().ok_or(AdminError::Whose)?;
+        let tenant = self.tenant_seen(caller, first.tenant)?.ok_or_else(|| no_site(&first.name))?;
+        if let Some(other) = found.iter().find(|site| site.tenant != tenant.id) {
+            // One request, one tenant: rights and approvals belong to tenants.
+            return Err(no_site(&other.name));
+        }
+        let names: Vec<&str> = found.iter().map(|site| site.name.as_str()).collect();
+        Ok((tenant, names.join(", ")))
     }
 
     // ---- a second person
@@ -308,7 +323,7 @@ impl Admin {
     }
 
     /// Whether somebody speaks for the owners of a tenant's lines.
-    fn has_approvers(&self, tenant: &Tenant) -> Result<bool, CatalogueError> {
+    pub(crate) fn has_approvers(&self, tenant: &Tenant) -> Result<bool, CatalogueError> {
         let accounts = self.state.catalogue.accounts()?;
         Ok(accounts.iter().any(|account| {
             account.role == crate::access::Role::Approver && !account.disabled && account.scope.covers(tenant.id)
@@ -328,6 +343,15 @@ impl Admin {
                         let before = Policy::parse(&row.document).map_err(ChangeError::from)?;
                         causes.extend(agreement::of_policy(&before, &after));
                     }
+                }
+            }
+            PolicyRequest::Schedule { sites, document, .. } => {
+                let draft = Draft::read(document)?;
+                for site in self.sites_of(None, None, sites)? {
+                    let (before, row) = policies::in_force(&self.state.catalogue, &site)?;
+                    seen.push((site.id, row.version));
+                    let after = Policy::parse(&draft.applied(&row.document)?).map_err(ChangeError::from)?;
+                    causes.extend(agreement::of_policy(&before, &after));
                 }
             }
             PolicyRequest::Bend { site, bend: Bending::Boost { pierce: true, .. }, .. } => {
@@ -379,6 +403,7 @@ fn signed(mut request: Request, caller: &Caller) -> Request {
     if caller.via != Via::CommandLine
         && let Request::Policy(
             PolicyRequest::Set { author, .. }
+            | PolicyRequest::Schedule { author, .. }
             | PolicyRequest::Bend { author, .. }
             | PolicyRequest::EndOverride { author, .. }
             | PolicyRequest::Hold { author, .. }

@@ -53,6 +53,15 @@ pub enum PolicyRequest {
         /// Who wants it, and why.
         author: Signature,
     },
+    /// Put the schedule of a document, but not its zone, line, quotas, volumes and the like, in the place of those of several sites of one tenant.
+    Schedule {
+        /// The sites' names.
+        sites: Vec<String>,
+        /// TOML, of which the schedule is taken.
+        document: String,
+        /// Who wants it, and why.
+        author: Signature,
+    },
     /// Show what a policy means.
     Preview {
         /// The site's name.

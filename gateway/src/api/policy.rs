@@ -24,6 +24,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Web>> {
     OpenApiRouter::new()
         .routes(routes!(show, set))
         .routes(routes!(set_many))
+        .routes(routes!(schedule_many))
         .routes(routes!(version))
         .routes(routes!(shown))
         .routes(routes!(check))
@@ -245,14 +246,30 @@ async fn set_many(
     Me(caller): Me,
     Json(new): Json<NewPolicies>,
 ) -> Result<Response, Problem> {
-    if new.sites.is_empty() || new.sites.len() > MAX_SITES {
-        return Err(Problem::invalid(format!("`sites` names 1 to {MAX_SITES} sites")));
-    }
-    let sites = new.sites.iter().map(|site| named(&new.tenant, site)).collect::<Result<Vec<_>, _>>()?;
-    let author = by(&caller, new.reason);
+    let (sites, author) = (sites_of(&new)?, by(&caller, new.reason));
     let request =
         PolicyRequest::Set { site: None, all_of: None, sites, document: new.document, expected: None, author };
     changed(&web, &caller, request).await
+}
+
+/// Puts the schedule of a document (profiles, grid, holidays, exceptions, blackouts) in the place of those of several sites, each of which keeps its own line,
+/// zone, quotas and volumes: all of them change, or none.
+#[utoipa::path(post, path = "/policies/schedule", tag = "policy", request_body = NewPolicies, security(("session" = ["operate"]), ("token" = ["operate"])),
+    responses((status = 200, body = Outcome), (status = 202, body = Outcome, description = "A second person has to agree"), (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem), (status = 422, body = Problem)))]
+async fn schedule_many(
+    State(web): State<Arc<Web>>,
+    Me(caller): Me,
+    Json(new): Json<NewPolicies>,
+) -> Result<Response, Problem> {
+    let (sites, author) = (sites_of(&new)?, by(&caller, new.reason));
+    changed(&web, &caller, PolicyRequest::Schedule { sites, document: new.document, author }).await
+}
+
+fn sites_of(new: &NewPolicies) -> Result<Vec<String>, Problem> {
+    if new.sites.is_empty() || new.sites.len() > MAX_SITES {
+        return Err(Problem::invalid(format!("`sites` names 1 to {MAX_SITES} sites")));
+    }
+    new.sites.iter().map(|site| named(&new.tenant, site)).collect()
 }
 
 /// What a site's policy means, day by day.

@@ -88,6 +88,8 @@ pub enum LineChange {
         /// Make-up working days.
         working: u32,
     },
+    /// The schedule of another document took the place of the one before.
+    ScheduleSet,
 }
 
 impl fmt::Display for LineChange {
@@ -107,6 +109,7 @@ impl fmt::Display for LineChange {
             LineChange::HolidaysImported { off, working } => {
                 write!(f, "holidays imported: {off} days off, {working} make-up working days")
             }
+            LineChange::ScheduleSet => f.write_str("schedule set"),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What may be changed, and what comes of it. Pure: the policy in force and a change go in, the next version's document comes out.
 
 use super::document::{check_dates, parse};
+use super::draft::{Draft, DraftError};
 use super::edit::edited;
 use super::holidays::{Days, HolidaysError};
 use super::moment::{MomentError, later, resolve};
@@ -10,6 +11,7 @@ use super::{Author, AuthorError, millis};
 use crate::catalogue::{CatalogueError, LineChange, PolicyRow};
 use jiff::Timestamp;
 use shaping::policy::{Bend, Hold, Override, Policy, PolicyError};
+use std::borrow::Cow;
 
 /// A change that somebody wants.
 #[derive(Clone, Debug)]
@@ -35,6 +37,8 @@ pub enum Change {
     Release,
     /// Take days from a calendar.
     Holidays(Days),
+    /// The schedule of another document takes the place of this one's: profiles, grid, holidays, exceptions, blackouts.
+    Schedule(Box<Draft>),
 }
 
 /// An override as it is asked for; its times are understood in each site's zone.
@@ -55,6 +59,9 @@ pub struct Wanted {
 /// Why a policy was not changed or read.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeError {
+    /// A schedule is none.
+    #[error(transparent)]
+    Draft(#[from] DraftError),
     /// Nobody stands for it.
     #[error(transparent)]
     Author(#[from] AuthorError),
@@ -181,6 +188,12 @@ pub(super) fn apply(
         return set(current, version, document, now);
     }
     let mut policy = current.ok_or_else(|| ChangeError::NoPolicy(site.to_owned()))?;
+    let mut written = Cow::Borrowed(written);
+    if let Change::Schedule(draft) = change {
+        let text = draft.applied(&written)?;
+        policy = Policy::parse(&text).map_err(|error| of_site(site, error))?;
+        written = text.into();
+    }
     policy.version = version;
     policy.overrides.retain(|bend| bend.until > now);
     let what = match change {
@@ -208,8 +221,9 @@ pub(super) fn apply(
             take(&mut policy, days);
             LineChange::HolidaysImported { off: days.off.len() as u32, working: days.working.len() as u32 }
         }
+        Change::Schedule(_) => LineChange::ScheduleSet,
     };
-    let document = checked(site, written, &policy, now)?;
+    let document = checked(site, &written, &policy, now)?;
     Ok(Next { document, what: vec![what], kept: Vec::new() })
 }
 
@@ -288,13 +302,17 @@ fn take(policy: &mut Policy, days: &Days) {
 /// The policy's document in the words of the one before, read again: what is written is what was checked.
 fn checked(site: &str, written: &str, policy: &Policy, now: Timestamp) -> Result<String, ChangeError> {
     let text = edited(written, policy);
-    // Nobody has seen the lines of this text, so the error names the field alone.
-    let read = Policy::parse(&text).map_err(|error| match error {
-        PolicyError::Field { field, why, .. } => ChangeError::Invalid { site: site.into(), field, why },
-        other => other.into(),
-    })?;
+    let read = Policy::parse(&text).map_err(|error| of_site(site, error))?;
     check_dates(&read, read.zone.to_datetime(now).date())?;
     Ok(text)
+}
+
+/// Nobody has seen the lines of a text that was made here, so the error names site and field.
+fn of_site(site: &str, error: PolicyError) -> ChangeError {
+    match error {
+        PolicyError::Field { field, why, .. } => ChangeError::Invalid { site: site.into(), field, why },
+        other => other.into(),
+    }
 }
 
 /// `pause`, or `boost 2 Mbit/s`.

@@ -8,6 +8,9 @@ use shaping::policy::Policy;
 use std::collections::BTreeMap;
 use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, RawString, Table, Value};
 
+/// Days of one entry at most, as documents are read.
+const MOST_DAYS: i32 = 60;
+
 /// The text of `policy`, written into `document`, from which it came; plain where that cannot be done.
 pub(super) fn edited(document: &str, policy: &Policy) -> String {
     let plain = policy.text();
@@ -49,7 +52,7 @@ fn overrides(text: &mut DocumentMut, new: &DocumentMut) -> Option<()> {
     Some(())
 }
 
-fn holidays(text: &mut DocumentMut, new: &DocumentMut) -> Option<()> {
+pub(super) fn holidays(text: &mut DocumentMut, new: &DocumentMut) -> Option<()> {
     let new = new.get("holidays")?;
     for list in ["off", "working"] {
         let mut wanted = days(new.get(list)?.as_array()?)?;
@@ -96,10 +99,30 @@ fn rewrite(array: &mut Array, wanted: &mut BTreeMap<Date, String>) -> Option<()>
             _ => {}
         }
     }
-    for (date, name) in std::mem::take(wanted) {
-        push(array, format!("{date} {name}").trim_end());
+    for (first, last, name) in runs(std::mem::take(wanted)) {
+        let span = if first == last { first.to_string() } else { format!("{first}..{last}") };
+        push(array, format!("{span} {name}").trim_end());
     }
     Some(())
+}
+
+/// Days that follow each other under one name, as people write them. What has no name is a make-up working day, of which each stands by itself.
+pub(crate) fn runs(days: BTreeMap<Date, String>) -> Vec<(Date, Date, String)> {
+    let mut runs: Vec<(Date, Date, String)> = Vec::new();
+    for (date, name) in days {
+        match runs.last_mut() {
+            Some((first, last, known))
+                if *known == name
+                    && !name.is_empty()
+                    && last.tomorrow().is_ok_and(|next| next == date)
+                    && (date - *first).get_days() < MOST_DAYS =>
+            {
+                *last = date;
+            }
+            _ => runs.push((date, date, name)),
+        }
+    }
+    runs
 }
 
 /// Adds an entry at the end, in a line of its own where the others are.
@@ -137,7 +160,7 @@ fn entry_days(entry: &str) -> Option<BTreeMap<Date, String>> {
 }
 
 /// A table of its own, an empty line above it.
-fn fresh(table: &Table) -> Table {
+pub(super) fn fresh(table: &Table) -> Table {
     let mut fresh = Table::new();
     table.iter().for_each(|(key, item)| drop(fresh.insert(key, item.clone())));
     fresh.decor_mut().set_prefix("\n");
@@ -145,7 +168,7 @@ fn fresh(table: &Table) -> Table {
 }
 
 /// Another value with the spaces and comments around the old one.
-fn replace(old: &mut Value, new: &Value) {
+pub(super) fn replace(old: &mut Value, new: &Value) {
     let decor = old.decor().clone();
     *old = new.clone();
     *old.decor_mut() = decor;

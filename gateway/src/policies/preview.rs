@@ -10,7 +10,7 @@ use shaping::policy::{Allowance, Bend, BlackoutKind, ClockTrust, Policy, Reason,
 /// Days of a preview at most, as far as exceptions are checked.
 pub const MAX_DAYS: u16 = 400;
 /// Part of the IP-level bytes that is goodput, in per cent, as measured over shaped QUIC.
-const EFFICIENCY: u64 = 95;
+pub(super) const EFFICIENCY: u64 = 95;
 const HELD: char = '#';
 const PAUSED: char = '=';
 const BOOSTED: char = '^';
@@ -126,7 +126,7 @@ fn allowed(policy: &Policy, schedule: &Schedule, now: Timestamp) -> Allowance {
 }
 
 /// What holds from one moment to another, in spans in which it stays the same.
-fn spans<'a>(
+pub(super) fn spans<'a>(
     policy: &'a Policy,
     schedule: &'a Schedule,
     from: Timestamp,

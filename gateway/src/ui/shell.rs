@@ -9,7 +9,7 @@ use axum::extract::{FromRequestParts, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Redirect, Response};
-use look::{Language, Page};
+use look::{Asset, Language, Page};
 use maud::{Markup, html};
 use std::sync::Arc;
 
@@ -85,6 +85,11 @@ pub(crate) struct Shell<'a> {
 impl Shell<'_> {
     /// The whole document.
     pub(crate) fn render(self) -> Markup {
+        self.render_with(&[])
+    }
+
+    /// The whole document, with styles and scripts that other pages do not need.
+    pub(crate) fn render_with(self, more: &[Asset]) -> Markup {
         let (visitor, language) = (self.visitor, self.visitor.language);
         let banner = html! {
             (page_data(language, Some(&visitor.csrf), self.follows))
@@ -112,7 +117,8 @@ impl Shell<'_> {
             }
             (self.content)
         };
-        Page { language, title: self.title, assets: &ASSETS, banner, content }.render()
+        let assets = [ASSETS.as_slice(), more].concat();
+        Page { language, title: self.title, assets: &assets, banner, content }.render()
     }
 }
 

@@ -127,7 +127,7 @@ impl Grid {
 }
 
 /// The days that `mon`, `mon-fri`, `sat, sun` or `all` name, ascending. A range may run over Sunday: `fri-mon`.
-pub(crate) fn days_of(text: &str) -> Result<Vec<usize>, GridError> {
+pub fn days_of(text: &str) -> Result<Vec<usize>, GridError> {
     let wrong = || GridError::Days(text.into());
     let number = |name: &str| DAY_NAMES.iter().position(|day| name.trim().eq_ignore_ascii_case(day)).ok_or_else(wrong);
     let mut days = Vec::new();
@@ -167,6 +167,6 @@ pub(crate) fn cell_of(time: &str) -> Option<usize> {
 }
 
 /// A time of day as `19:30`.
-pub(crate) fn time_text(minute: usize) -> String {
+pub fn time_text(minute: usize) -> String {
     format!("{:02}:{:02}", minute / 60, minute % 60)
 }

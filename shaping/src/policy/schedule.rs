@@ -45,6 +45,14 @@ impl Policy {
         )
     }
 
+    /// What the schedule says of a minute of a date's civil time, whether the clocks show that minute or skip it.
+    ///
+    /// # Panics
+    /// When `minute` is not below 1440.
+    pub fn slot_of(&self, date: Date, minute: usize) -> Slot {
+        self.slot_on(&self.day(date), minute)
+    }
+
     /// Lays the schedule out from the cell that holds `from` over so many days, cell by cell.
     pub fn schedule(&self, from: Timestamp, days: u32) -> Schedule {
         let first = from.as_second().div_euclid(CELL_SECONDS) * CELL_SECONDS;

@@ -3,6 +3,7 @@
 use super::{Bending, OverrideLine, PolicyAnswer, PolicyRequest, Signature};
 use crate::admin::{Admin, AdminError, Answer};
 use crate::catalogue::Site;
+use crate::policies::draft::Draft;
 use crate::policies::report::EventLine;
 use crate::policies::{self, Author, Change, ChangeError, Wanted, holidays, preview, report};
 use shaping::policy::{Bend, VolumeClass};
@@ -13,6 +14,10 @@ impl Admin {
             PolicyRequest::Show { site, version } => self.show_policy(&site, version),
             PolicyRequest::Set { site, all_of, sites, document, expected, author } => {
                 self.change(&self.sites_of(site, all_of, &sites)?, Change::Set { document, expected }, &author)
+            }
+            PolicyRequest::Schedule { sites, document, author } => {
+                let draft = Draft::read(&document)?;
+                self.change(&self.sites_of(None, None, &sites)?, Change::Schedule(Box::new(draft)), &author)
             }
             PolicyRequest::Preview { site, days, from } => {
                 let (policy, _) = policies::in_force(&self.state.catalogue, &self.site(&site)?)?;
