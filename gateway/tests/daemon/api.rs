@@ -119,7 +119,9 @@ fn body_of(operation: &str) -> Option<Value> {
         "POST /session" | "POST /setup" | "PUT /session/password" => return None,
         "POST /tokens" => json!({ "tenant": "bank", "site": "b2" }),
         "PUT /sites/{tenant}/{site}/policy" => json!({ "document": POLICY, "reason": "r" }),
-        "POST /policies" => json!({ "tenant": "{tenant}", "sites": ["b1"], "document": POLICY, "reason": "r" }),
+        "POST /policies" | "POST /policies/schedule" => {
+            json!({ "tenant": "{tenant}", "sites": ["b1"], "document": POLICY, "reason": "r" })
+        }
         "POST /policy/preview" => json!({ "document": POLICY }),
         "POST /sites/{tenant}/{site}/overrides" => json!({ "bend": "pause", "seconds": 60, "reason": "r" }),
         "POST /sites/{tenant}/{site}/holidays" => {
@@ -447,7 +449,7 @@ fn pages_and_answers_carry_the_headers_and_names_are_text() {
                 ("content-security-policy", "default-src 'none'; script-src 'self'; style-src 'self'"),
                 ("x-content-type-options", "nosniff"),
                 ("cache-control", "no-store"),
-                ("referrer-policy", "no-referrer"),
+                ("referrer-policy", "same-origin"),
             ] {
                 assert!(
                     page.header(name).is_some_and(|value| value.contains(part)),
