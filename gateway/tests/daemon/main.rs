@@ -10,5 +10,6 @@ mod generations;
 mod identities;
 mod lines;
 mod policies;
+mod schedule;
 mod telemetry;
 mod world;
