@@ -239,9 +239,9 @@ fn problem(error: &ChangeError) -> DraftProblem {
 
 /// The TOML reader's words span several lines with a picture of the place; the line's number and the last line say it.
 fn parse_problem(said: &str) -> DraftProblem {
-    let line = said.split_once("at line ").and_then(|(_, rest)| {
-        rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<usize>().ok()
-    });
+    let line = said
+        .split_once("at line ")
+        .and_then(|(_, rest)| rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<usize>().ok());
     let moved = said.contains("lines are counted with `version");
     let words = said.lines().rfind(|line| {
         let line = line.trim();
@@ -281,9 +281,11 @@ async fn read_holidays(
 ) -> Result<Json<CalendarDays>, Problem> {
     let read = blocking(move || holidays::read(&file.calendar).map_err(ChangeError::from)).await;
     let days = read.map_err(AdminError::from)?;
-    let off = policies::runs(days.off)
-        .into_iter()
-        .map(|(from, to, name)| OffDraft { from: from.to_string(), to: to.to_string(), name });
+    let off = policies::runs(days.off).into_iter().map(|(from, to, name)| OffDraft {
+        from: from.to_string(),
+        to: to.to_string(),
+        name,
+    });
     Ok(Json(CalendarDays { off: off.collect(), working: days.working.iter().map(ToString::to_string).collect() }))
 }
 

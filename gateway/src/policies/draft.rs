@@ -277,11 +277,14 @@ impl Draft {
         if *self == base {
             return Ok(document.to_owned());
         }
-        let parsed = |text: &str| Policy::parse(&numbered(text, 1).0).map(|policy| Policy { version: 1, ..policy }.text());
+        let parsed =
+            |text: &str| Policy::parse(&numbered(text, 1).0).map(|policy| Policy { version: 1, ..policy }.text());
         let plain = put(&before.text(), &base, self);
         let meant = plain.as_deref().map(parsed);
         // The text's own line ends: the editor of TOML writes those of Unix.
-        let ends = |text: String| if document.contains("\r\n") { text.replace("\r\n", "\n").replace('\n', "\r\n") } else { text };
+        let ends = |text: String| {
+            if document.contains("\r\n") { text.replace("\r\n", "\n").replace('\n', "\r\n") } else { text }
+        };
         match (put(document, &base, self).map(ends), meant) {
             (Some(text), Some(Ok(meant))) if parsed(&text).is_ok_and(|says| says == meant) => Ok(text),
             (Some(text), Some(Err(_))) => Ok(text), // it says what is wrong with it, in its author's lines

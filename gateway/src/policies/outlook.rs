@@ -142,12 +142,7 @@ fn noon_after(policy: &Policy, now: Timestamp, days: u32) -> Timestamp {
     policy.zone.to_timestamp(date.to_datetime(Time::constant(12, 0, 0, 0))).unwrap_or(Timestamp::MAX)
 }
 
-fn quota_uses(
-    policy: &Policy,
-    schedule: &shaping::policy::Schedule,
-    now: Timestamp,
-    used: &[u64],
-) -> Vec<QuotaUse> {
+fn quota_uses(policy: &Policy, schedule: &shaping::policy::Schedule, now: Timestamp, used: &[u64]) -> Vec<QuotaUse> {
     let rules = policy.quotas.iter().enumerate();
     let of = rules.map(|(number, rule)| {
         let ends = rule.period.around(now, &policy.zone).map(|(_, ends)| ends);
@@ -216,9 +211,8 @@ pub fn calendar(policy: &Policy, now: Timestamp) -> Vec<SpecialDay> {
     let days = dates.map(|date| {
         let exceptions = policy.exceptions.iter().map(|rule| &rule.when).enumerate();
         let blackouts = policy.blackouts.iter().map(|rule| &rule.when).enumerate();
-        let covers = |(number, when): (usize, &shaping::policy::When)| {
-            when.covers(date, &policy.holidays).then_some(number)
-        };
+        let covers =
+            |(number, when): (usize, &shaping::policy::When)| when.covers(date, &policy.holidays).then_some(number);
         SpecialDay {
             date: date.to_string(),
             off: policy.holidays.off.get(&date).cloned(),
@@ -227,9 +221,8 @@ pub fn calendar(policy: &Policy, now: Timestamp) -> Vec<SpecialDay> {
             blackouts: blackouts.filter_map(covers).collect(),
         }
     });
-    let special = |day: &SpecialDay| {
-        day.off.is_some() || day.working || !day.exceptions.is_empty() || !day.blackouts.is_empty()
-    };
+    let special =
+        |day: &SpecialDay| day.off.is_some() || day.working || !day.exceptions.is_empty() || !day.blackouts.is_empty();
     days.filter(special).collect()
 }
 

@@ -783,7 +783,7 @@
     }));
     by("legend").replaceChildren(...preview.legend.flatMap((entry, number) => {
       const look = number < count ? look_of(number) : { "^": "boost", "/": "skip" }[entry.sign] ?? "blk";
-      return [make("span", { class: "nowrap" }, make("i", { class: `swatch tiny ${look}` }), `${number === 0 ? say("closed") : entry.name} ${number === 0 ? "" : entry.rate}`), " "];
+      return [make("span", { class: "nowrap" }, make("i", { class: `swatch tiny ${look}` }), number === 0 ? say("closed") : number < count ? `${entry.name} ${entry.rate}` : say(`sign:${entry.sign}`)), " "];
     }));
   }
 
@@ -793,7 +793,7 @@
     const source = by("document");
     const bad = new Set((answer?.problems ?? []).map((one) => one.line));
     const count = source.value.split("\n").length;
-    by("lines").replaceChildren(...Array.from({ length: count }, (_, at) => make("span", { class: bad.has(at + 1) ? "wrong" : null }, `${at + 1}\n`)));
+    by("lines").replaceChildren(...Array.from({ length: count }, (_, at) => make("span", { class: bad.has(at + 1) ? "wrong" : null }, String(at + 1))));
     by("lines").scrollTop = source.scrollTop;
     source.setAttribute("aria-invalid", String(bad.size > 0));
   }
@@ -851,7 +851,7 @@
   function diff_lines(diff) {
     return diff.split("\n").filter((line) => !line.startsWith("---") && !line.startsWith("+++") && line !== "").map((line) => {
       const look = { "+": "new", "-": "gone", "@": "where" }[line[0]];
-      return make("span", { class: look }, `${line}\n`);
+      return make("span", { class: look }, line);
     });
   }
 
@@ -897,6 +897,7 @@
       if (!applied.ok) problem(saving, { ...applied.body, detail: say("saving-others-failed", applied.body?.detail ?? applied.status) });
       else if (applied.status === 202) { waits = true; said.push(say("waits-approval", applied.body.approval), ...applied.body.causes); }
       else said.push(say("saved-more", more.length));
+      if (applied.ok) for (const box of document.querySelectorAll("input[name=also]:checked")) box.checked = false;
     }
     notice(saving, said.join(" "), waits ? "warn" : "good");
     if (!waits) by("reason").value = "";

@@ -136,7 +136,8 @@ pub(super) async fn entries(
                 None => None, // it was removed a moment ago
             };
             let next = letters.len();
-            let group = ruled.map(|ruled| letters.entry(likeness(&ruled.policy)).or_insert_with(|| letter(next)).clone());
+            let group =
+                ruled.map(|ruled| letters.entry(likeness(&ruled.policy)).or_insert_with(|| letter(next)).clone());
             entries.push(Entry { view, group: group.unwrap_or_default() });
         }
         Ok(entries)

@@ -32,7 +32,8 @@ fn an_edit_comes_back_in_its_authors_text_with_what_it_comes_to() {
     let edited = draft(&chief, json!({ "document": read["document"], "edit": edit, "site": "bank/b1" }));
     let text = edited["document"].as_str().unwrap();
     assert!(text.contains("[grid] # branch hours") && text.contains("\nsat = \"00:00 night\"\n"), "{text}");
-    let changed: Vec<&str> = edited["diff"].as_str().unwrap().lines().filter(|line| line.starts_with(['+', '-'])).collect();
+    let changed: Vec<&str> =
+        edited["diff"].as_str().unwrap().lines().filter(|line| line.starts_with(['+', '-'])).collect();
     assert_eq!(changed[2..], ["+sat = \"00:00 night\""], "{changed:?}");
     let minutes = |answer: &Value| answer["summary"]["open_minutes"].as_u64().unwrap();
     assert!(minutes(&edited) > minutes(&read), "a day more is open");
@@ -89,7 +90,9 @@ fn what_waits_at_a_site_is_held_against_the_draft() {
         control.ask(FromEdge::Status(EdgeStatus::default())).await;
         control
     });
-    let always = POLICY.replace("mon-fri = \"00:00 night 07:30 closed 19:30 night\"", "all = \"00:00 night\"").replace("day 1..3", "2020-01-01");
+    let always = POLICY
+        .replace("mon-fri = \"00:00 night 07:30 closed 19:30 night\"", "all = \"00:00 night\"")
+        .replace("day 1..3", "2020-01-01");
     let open = draft(&chief, json!({ "document": always, "site": "bank/b1" }))["summary"].clone();
     assert_eq!((&open["backlog"], &open["fits"]), (&json!(300_000_000), &json!(true)), "{open}");
     assert!(open["arrives"].as_u64().unwrap() <= open["tonight"].as_u64().unwrap());
@@ -101,14 +104,18 @@ fn what_waits_at_a_site_is_held_against_the_draft() {
 #[test]
 fn one_schedule_goes_to_many_sites_and_each_keeps_its_own_line() {
     let (world, chief) = world();
-    let own = "zone = \"Europe/Berlin\"\n[line]\nup = \"8 Mbit/s\" # fibre\n[[quotas]]\nperiod = \"day\"\nlimit = \"5 GB\"\n";
+    let own =
+        "zone = \"Europe/Berlin\"\n[line]\nup = \"8 Mbit/s\" # fibre\n[[quotas]]\nperiod = \"day\"\nlimit = \"5 GB\"\n";
     for (site, document) in [("b1", POLICY), ("b2", own), ("b3", POLICY)] {
         invite(&chief, "bank", site);
         set_policy(&chief, &format!("bank/{site}"), document, 0).expect(200);
     }
     invite(&chief, "bank", "b4");
     let apply = |who: &Client, sites: &[&str], document: &str| {
-        who.post("/api/v1/policies/schedule", &json!({ "tenant": "bank", "sites": sites, "document": document, "reason": "one for all" }))
+        who.post(
+            "/api/v1/policies/schedule",
+            &json!({ "tenant": "bank", "sites": sites, "document": document, "reason": "one for all" }),
+        )
     };
     let new = POLICY.replace("07:30", "06:00");
     // All or none: one of them has no policy that could take it.
@@ -118,10 +125,17 @@ fn one_schedule_goes_to_many_sites_and_each_keeps_its_own_line() {
     let done = apply(&chief, &["b2", "b3"], &new).expect(200).json();
     assert_eq!(done["what"].as_array().unwrap().len(), 2, "{done}");
     let b2 = document(&chief, "bank/b2");
-    assert!(b2.contains("up = \"8 Mbit/s\" # fibre") && b2.contains("limit = \"5 GB\"") && b2.contains("06:00 closed"), "{b2}");
+    assert!(
+        b2.contains("up = \"8 Mbit/s\" # fibre") && b2.contains("limit = \"5 GB\"") && b2.contains("06:00 closed"),
+        "{b2}"
+    );
     let history = chief.get("/api/v1/sites/bank/b2/history").json();
     let last = &history["items"][0];
-    assert_eq!((&last["what"], &last["reason"], &last["to"]), (&json!("schedule set"), &json!("one for all"), &json!(2)), "{history}");
+    assert_eq!(
+        (&last["what"], &last["reason"], &last["to"]),
+        (&json!("schedule set"), &json!("one for all"), &json!(2)),
+        "{history}"
+    );
 
     // A blackout that goes is for the owner to agree to; the request waits as it was asked.
     let operator = chief.account(&world, "li", "operator", Some("bank"));
@@ -146,7 +160,9 @@ fn one_schedule_goes_to_many_sites_and_each_keeps_its_own_line() {
 fn a_calendar_is_looked_at_before_it_is_taken() {
     let (_world, chief) = world();
     let event = |summary: &str, from: &str, to: &str| {
-        format!("BEGIN:VEVENT\r\nUID:{from}\r\nSUMMARY:{summary}\r\nDTSTART;VALUE=DATE:{from}\r\nDTEND;VALUE=DATE:{to}\r\nEND:VEVENT\r\n")
+        format!(
+            "BEGIN:VEVENT\r\nUID:{from}\r\nSUMMARY:{summary}\r\nDTSTART;VALUE=DATE:{from}\r\nDTEND;VALUE=DATE:{to}\r\nEND:VEVENT\r\n"
+        )
     };
     let calendar = format!(
         "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:x\r\n{}{}END:VCALENDAR\r\n",
@@ -154,7 +170,10 @@ fn a_calendar_is_looked_at_before_it_is_taken() {
         event("国庆节 补班", "20271010", "20271011")
     );
     let days = chief.post("/api/v1/policy/holidays", &json!({ "calendar": calendar })).expect(200).json();
-    assert_eq!(days, json!({ "off": [{ "from": "2027-10-01", "to": "2027-10-07", "name": "国庆节" }], "working": ["2027-10-10"] }));
+    assert_eq!(
+        days,
+        json!({ "off": [{ "from": "2027-10-01", "to": "2027-10-07", "name": "国庆节" }], "working": ["2027-10-10"] })
+    );
     chief.post("/api/v1/policy/holidays", &json!({ "calendar": "x" })).expect(422);
 }
 
@@ -171,7 +190,11 @@ fn the_pages_show_who_shares_a_schedule_and_whose_edge_has_it() {
     }
     invite(&chief, "bank", "b4");
     let list = chief.get("/schedule").expect(200).body;
-    assert_eq!((list.matches("<span class=\"chip\">A</span>").count(), list.matches("<span class=\"chip\">B</span>").count()), (2, 1), "{list}");
+    assert_eq!(
+        (list.matches("<span class=\"chip\">A</span>").count(), list.matches("<span class=\"chip\">B</span>").count()),
+        (2, 1),
+        "{list}"
+    );
     assert!(list.contains("no policy") && list.contains("no edge has come yet"), "{list}");
     let page = chief.get("/schedule/bank/b1").expect(200).body;
     assert!(page.contains("/assets/schedule-") && page.contains("id=\"save\"") && !page.contains(" style="), "{page}");

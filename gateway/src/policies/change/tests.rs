@@ -242,7 +242,10 @@ fn a_schedule_takes_the_place_of_the_one_before_and_of_nothing_else() {
     let (row, next) = step(Some(&bent), &Change::Schedule(Box::new(draft.clone()))).unwrap();
     assert_eq!((next.what[0].to_string().as_str(), next.kept.len()), ("schedule set", 0));
     let new = policy(&row);
-    assert_eq!((new.version, new.line.up.to_string(), new.zone.iana_name()), (4, "2 Mbit/s".into(), Some("Asia/Shanghai")));
+    assert_eq!(
+        (new.version, new.line.up.to_string(), new.zone.iana_name()),
+        (4, "2 Mbit/s".into(), Some("Asia/Shanghai"))
+    );
     assert!(new.hold.is_some() && new.overrides.len() == 1 && row.document.contains("# agreed with the line's owner"));
     assert_eq!(new.profile(new.grid.at(0, 0)).name, "night");
     // Whoever has none has no line that a schedule could be of.

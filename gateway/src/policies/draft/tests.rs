@@ -130,7 +130,10 @@ fn painting_a_day_changes_its_line_alone() {
     let text = write(AUTHORS, |draft| draft.grid[2] = draft.grid[6].clone());
     let (gone, new) = lines(AUTHORS, &text);
     assert_eq!(gone, ["mon-fri = \"00:00 night 7:30 closed 19:30 night\" # branch hours"]);
-    assert_eq!(new, ["\"mon-tue, thu-fri\" = \"00:00 night 7:30 closed 19:30 night\" # branch hours", "wed = \"00:00 trickle\""]);
+    assert_eq!(
+        new,
+        ["\"mon-tue, thu-fri\" = \"00:00 night 7:30 closed 19:30 night\" # branch hours", "wed = \"00:00 trickle\""]
+    );
     let text = write(AUTHORS, |draft| draft.grid[5..].iter_mut().for_each(|row| row[..8].fill(0)));
     let (gone, new) = lines(AUTHORS, &text);
     assert_eq!(gone, ["\"sat,sun\" = \"\"\"00:00 trickle\"\"\" # nobody is there"]);
@@ -146,7 +149,10 @@ fn profiles_come_change_and_go() {
         draft.profiles.push(ProfileDraft { name: "full".into(), up: "100 %".into(), down: "100 %".into(), was: None });
         draft.grid[0][0] = draft.profiles.len() as u8 - 1;
     });
-    assert!(text.contains("night = { up = \"90 %\", down = \"50 %\" }\n") && text.contains("full = \"100 %\""), "{text}");
+    assert!(
+        text.contains("night = { up = \"90 %\", down = \"50 %\" }\n") && text.contains("full = \"100 %\""),
+        "{text}"
+    );
     assert!(text.contains("trickle = \"256 kbit/s\" # not more"), "{text}");
     let text = write(AUTHORS, |draft| {
         draft.exceptions.pop();
@@ -164,7 +170,10 @@ fn a_renamed_profile_is_renamed_wherever_it_is_named() {
         draft.profiles[at].name = "slow".into();
     });
     assert!(text.contains("# by day a trickle\nslow = \"256 kbit/s\" # not more"), "{text}");
-    assert!(text.contains("soft = \"90 % slow\"") && text.contains("untrusted = \"slow\" # better than nothing"), "{text}");
+    assert!(
+        text.contains("soft = \"90 % slow\"") && text.contains("untrusted = \"slow\" # better than nothing"),
+        "{text}"
+    );
     // Names may be swapped.
     let text = write(AUTHORS, |draft| {
         let of = |draft: &Draft, name: &str| draft.profiles.iter().position(|profile| profile.name == name).unwrap();
@@ -215,14 +224,23 @@ fn rules_keep_what_is_written_around_them() {
 #[test]
 fn days_off_and_their_rows_change_in_their_lists() {
     let text = write(AUTHORS, |draft| {
-        let spring = |from: &str, to: &str| OffDraft { from: from.into(), to: to.into(), name: "Spring Festival".into() };
+        let spring =
+            |from: &str, to: &str| OffDraft { from: from.into(), to: to.into(), name: "Spring Festival".into() };
         draft.holidays.off.push(spring("2027-02-05", "2027-02-11"));
         draft.holidays.working.push("2027-02-14".into());
         draft.holidays.row = None;
         draft.holidays.working_as = "tue".into();
     });
-    assert!(text.contains("  \"2026-10-01..2026-10-07 National Day\", # the long one\n  \"2027-02-05..2027-02-11 Spring Festival\",\n"), "{text}");
-    assert!(text.contains("working = [\"2026-10-10\", \"2027-02-14\"]") && text.contains("working_as = \"tue\""), "{text}");
+    assert!(
+        text.contains(
+            "  \"2026-10-01..2026-10-07 National Day\", # the long one\n  \"2027-02-05..2027-02-11 Spring Festival\",\n"
+        ),
+        "{text}"
+    );
+    assert!(
+        text.contains("working = [\"2026-10-10\", \"2027-02-14\"]") && text.contains("working_as = \"tue\""),
+        "{text}"
+    );
     for document in documents() {
         write(&document, |draft| {
             draft.holidays.off.clear();
@@ -241,7 +259,11 @@ fn every_document_takes_every_kind_of_edit() {
             let number = draft.profiles.len() as u8 - 1;
             draft.grid[1][3..90].fill(number);
             draft.grid[6].fill(number);
-            draft.holidays.off.push(OffDraft { from: "2027-05-01".into(), to: "2027-05-05".into(), name: "May".into() });
+            draft.holidays.off.push(OffDraft {
+                from: "2027-05-01".into(),
+                to: "2027-05-05".into(),
+                name: "May".into(),
+            });
             draft.holidays.working.push("2027-05-08".into());
             let (name, when, hours) = ("e".to_owned(), "2027-06-01".to_owned(), "00:00-24:00".to_owned());
             let profile = "n3w".into();
@@ -270,13 +292,26 @@ fn what_is_no_draft_is_refused() {
         draft.written(AUTHORS).unwrap_err().to_string()
     };
     assert_eq!(refused(&|draft| drop(draft.grid.pop())), "`grid` has seven rows, Monday first, of 96 cells each");
-    assert_eq!(refused(&|draft| draft.grid[0][0] = 9), "a cell of `grid` is 9, and there are 4 profiles, counted from 0");
+    assert_eq!(
+        refused(&|draft| draft.grid[0][0] = 9),
+        "a cell of `grid` is 9, and there are 4 profiles, counted from 0"
+    );
     assert!(refused(&|draft| drop(draft.profiles.remove(0))).starts_with("the first of `profiles` is `closed`"));
-    assert_eq!(refused(&|draft| draft.profiles[2].name = "night".into()), "two profiles are called `night`: rename one");
+    assert_eq!(
+        refused(&|draft| draft.profiles[2].name = "night".into()),
+        "two profiles are called `night`: rename one"
+    );
     assert!(refused(&|draft| draft.holidays.working.push("soon".into())).starts_with("`soon` is no date"));
     let long = |draft: &mut Draft| draft.holidays.off[0].to = "2027-10-01".into();
     assert!(refused(&long).ends_with("they begin before they end, and last at most 60 days"));
-    let many = |draft: &mut Draft| draft.profiles.extend((0..32).map(|at| ProfileDraft { name: format!("p{at}"), up: "1 %".into(), down: "1 %".into(), was: None }));
+    let many = |draft: &mut Draft| {
+        draft.profiles.extend((0..32).map(|at| ProfileDraft {
+            name: format!("p{at}"),
+            up: "1 %".into(),
+            down: "1 %".into(),
+            was: None,
+        }))
+    };
     assert_eq!(refused(&many), "36 `profiles` are more than the 32 that are taken");
 }
 
@@ -288,10 +323,16 @@ fn another_site_keeps_its_line_and_what_its_quotas_name() {
     let template = Draft::read(AUTHORS).unwrap();
     let text = template.applied(own).unwrap();
     let draft = Draft::read(&text).unwrap();
-    assert_eq!((draft.zone.as_str(), draft.line.up.as_str(), draft.line.cap.as_str()), ("Europe/Berlin", "8 Mbit/s", "100 %"));
+    assert_eq!(
+        (draft.zone.as_str(), draft.line.up.as_str(), draft.line.cap.as_str()),
+        ("Europe/Berlin", "8 Mbit/s", "100 %")
+    );
     let names: Vec<&str> = draft.profiles.iter().map(|profile| profile.name.as_str()).collect();
     assert_eq!(names, ["closed", "night", "slow", "spare", "trickle"]);
-    assert_eq!((0..7).map(|day| draft.names(day)).collect::<Vec<_>>(), (0..7).map(|day| template.names(day)).collect::<Vec<_>>());
+    assert_eq!(
+        (0..7).map(|day| draft.names(day)).collect::<Vec<_>>(),
+        (0..7).map(|day| template.names(day)).collect::<Vec<_>>()
+    );
     assert_eq!((&draft.holidays, draft.exceptions.len()), (&template.holidays, 2));
     assert!(text.contains("# fibre") && text.contains("# theirs") && text.contains("soft = \"90 % slow\""), "{text}");
 }

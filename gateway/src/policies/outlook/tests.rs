@@ -2,7 +2,8 @@
 
 use super::*;
 
-const WEEK: &str = "[line]\nup = \"8 Mbit/s\"\n[profiles]\nnight = \"50 %\"\n[grid]\nall = \"00:00 night 06:00 closed 20:00 night\"\n";
+const WEEK: &str =
+    "[line]\nup = \"8 Mbit/s\"\n[profiles]\nnight = \"50 %\"\n[grid]\nall = \"00:00 night 06:00 closed 20:00 night\"\n";
 
 fn policy(zone: &str, rest: &str) -> Policy {
     Policy::parse(&format!("version = 1\nzone = \"{zone}\"\n{WEEK}{rest}")).unwrap()
@@ -14,7 +15,10 @@ fn at(text: &str) -> Timestamp {
 
 fn changes(zone: &str) -> Vec<(String, String, String, bool, u32)> {
     let changes = clock_changes(&policy(zone, ""), at("2026-11-23T12:00:00Z"));
-    changes.into_iter().map(|change| (change.date, change.from, change.to, change.skipped, change.open_minutes)).collect()
+    changes
+        .into_iter()
+        .map(|change| (change.date, change.from, change.to, change.skipped, change.open_minutes))
+        .collect()
 }
 
 fn change(date: &str, from: &str, to: &str, skipped: bool, open: u32) -> (String, String, String, bool, u32) {
@@ -65,7 +69,10 @@ fn figures_of_a_week_and_a_night() {
     let summary = summary(&policy("UTC", ""), at("2026-11-23T12:00:00Z"), None);
     assert_eq!(summary.open_minutes, 7 * 600);
     assert_eq!(summary.night_bytes, 4_000_000 / 8 * 36_000 / 100 * 95);
-    assert_eq!((summary.tonight, summary.tonight_bytes), (at("2026-11-24T12:00:00Z").as_second() as u64, summary.night_bytes));
+    assert_eq!(
+        (summary.tonight, summary.tonight_bytes),
+        (at("2026-11-24T12:00:00Z").as_second() as u64, summary.night_bytes)
+    );
     assert_eq!((summary.backlog, summary.arrives, summary.fits), (None, None, None), "nobody knows what waits");
 }
 
@@ -104,6 +111,9 @@ fn the_calendar_names_special_days_alone() {
     let days = calendar(&policy("UTC", rest), at("2026-11-23T12:00:00Z"));
     assert_eq!(days.len(), 12 + 3, "the first of twelve months from November on, and three more");
     let of = |date: &str| days.iter().find(|day| day.date == date).unwrap();
-    assert_eq!((of("2026-12-26").off.as_deref(), of("2026-12-26").exceptions.as_slice()), (Some("Christmas"), [0].as_slice()));
+    assert_eq!(
+        (of("2026-12-26").off.as_deref(), of("2026-12-26").exceptions.as_slice()),
+        (Some("Christmas"), [0].as_slice())
+    );
     assert!(of("2026-12-12").working && of("2026-11-01").blackouts == [0] && days[0].date == "2026-11-01");
 }

@@ -128,7 +128,10 @@ fn tabs(language: Language) -> Markup {
 }
 
 fn week(language: Language) -> Markup {
-    let days = language.of(["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"], ["周一", "周二", "周三", "周四", "周五", "周六", "周日"]);
+    let days = language.of(
+        ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"],
+        ["周一", "周二", "周三", "周四", "周五", "周六", "周日"],
+    );
     html! {
         section.card.panel #panel-week role="tabpanel" aria-labelledby="tab-week" {
             p.note.warn #stale hidden { (language.of("The text has a mistake: put it right there, or undo, before you paint.", "文本中有错误：请先在“文本”中改正或撤销，再继续绘制。")) }
@@ -253,7 +256,7 @@ fn outcome(language: Language) -> Markup {
             section.card #preview {
                 h2 { (language.of("What it comes to", "效果预览")) " " span.small.soft #preview-state {} }
                 dl.facts.figures {
-                    dt { (language.of("Open a week", "每周开放")) } dd #open-hours { "–" }
+                    dt { (language.of("Open in the next 7 days", "未来 7 天开放")) } dd #open-hours { "–" }
                     dt { (language.of("Fits into a night", "每晚可传")) } dd #night-bytes { "–" }
                     dt { (language.of("Tonight's backlog", "今晚待传")) } dd #tonight { "–" }
                 }
@@ -268,7 +271,11 @@ fn outcome(language: Language) -> Markup {
 
 /// For which sites, why, and the button.
 fn saving(known: &Known, all: &[Entry], language: Language) -> Markup {
-    let own = all.iter().find(|entry| entry.view.site == known.view.site).map(|entry| entry.group.as_str()).unwrap_or_default();
+    let own = all
+        .iter()
+        .find(|entry| entry.view.site == known.view.site)
+        .map(|entry| entry.group.as_str())
+        .unwrap_or_default();
     html! {
         section.card #saving hidden[known.row.is_none()] aria-labelledby="saving-title" {
             h2 #saving-title { (language.of("Save", "保存")) }
@@ -314,7 +321,12 @@ fn presets(language: Language) -> [Preset; 4] {
     let night: &[(&str, &str)] = &[("night", "80 %")];
     let (all, half) = ("00:00 night", "00:00 half");
     [
-        ("nights-weekends", language.of("Nights and weekends", "夜间与周末"), night, [NIGHT, NIGHT, NIGHT, NIGHT, NIGHT, all, all]),
+        (
+            "nights-weekends",
+            language.of("Nights and weekends", "夜间与周末"),
+            night,
+            [NIGHT, NIGHT, NIGHT, NIGHT, NIGHT, all, all],
+        ),
         ("nights", language.of("Nights only", "仅夜间"), night, [NIGHT; 7]),
         ("half", language.of("Always at half", "全天半速"), &[("half", "50 %")], [half; 7]),
         ("closed", language.of("Closed", "全部关闭"), &[], ["00:00 closed"; 7]),
@@ -327,8 +339,10 @@ fn given(known: &Known, language: Language) -> Markup {
         .into_iter()
         .map(|(key, name, profiles, rows)| json!({ "key": key, "name": name, "profiles": profiles, "rows": rows }))
         .collect();
-    let words: serde_json::Map<String, serde_json::Value> =
-        WORDS.iter().map(|(key, english, chinese)| ((*key).to_owned(), language.of(*english, *chinese).into())).collect();
+    let words: serde_json::Map<String, serde_json::Value> = WORDS
+        .iter()
+        .map(|(key, english, chinese)| ((*key).to_owned(), language.of(*english, *chinese).into()))
+        .collect();
     let given = json!({
         "site": format!("{}/{}", known.view.tenant, known.view.site),
         "tenant": known.view.tenant,
@@ -348,7 +362,7 @@ fn given(known: &Known, language: Language) -> Markup {
 }
 
 /// What the script says: key, English, Chinese. `{}` stands for what is put in, one after the other.
-const WORDS: [(&str, &str, &str); 60] = [
+const WORDS: [(&str, &str, &str); 66] = [
     ("closed", "closed", "关闭"),
     ("mixed", "mixed", "混合"),
     ("hours", "{} h", "{} 小时"),
@@ -367,10 +381,26 @@ const WORDS: [(&str, &str, &str); 60] = [
     ("nothing-waits", "nothing waits", "没有待传数据"),
     ("unknown-backlog", "unknown: its edge has not told yet", "未知：边缘设备尚未上报"),
     ("room", "room for {}", "可传 {}"),
-    ("clock-skip", "{}: clocks go forward, {}–{} does not occur; the line is open {} min less (−{}).", "{}：时钟拨快，{}–{} 不存在；专线少开放 {} 分（−{}）。"),
-    ("clock-skip-closed", "{}: clocks go forward, {}–{} does not occur; the line is closed then.", "{}：时钟拨快，{}–{} 不存在；该时段专线本就关闭。"),
-    ("clock-repeat", "{}: clocks go back, {}–{} occurs twice; the line is open {} min more (+{}).", "{}：时钟拨慢，{}–{} 出现两次；专线多开放 {} 分（+{}）。"),
-    ("clock-repeat-closed", "{}: clocks go back, {}–{} occurs twice; the line is closed then.", "{}：时钟拨慢，{}–{} 出现两次；该时段专线关闭。"),
+    (
+        "clock-skip",
+        "{}: clocks go forward, {}–{} does not occur; the line is open {} min less (−{}).",
+        "{}：时钟拨快，{}–{} 不存在；专线少开放 {} 分（−{}）。",
+    ),
+    (
+        "clock-skip-closed",
+        "{}: clocks go forward, {}–{} does not occur; the line is closed then.",
+        "{}：时钟拨快，{}–{} 不存在；该时段专线本就关闭。",
+    ),
+    (
+        "clock-repeat",
+        "{}: clocks go back, {}–{} occurs twice; the line is open {} min more (+{}).",
+        "{}：时钟拨慢，{}–{} 出现两次；专线多开放 {} 分（+{}）。",
+    ),
+    (
+        "clock-repeat-closed",
+        "{}: clocks go back, {}–{} occurs twice; the line is closed then.",
+        "{}：时钟拨慢，{}–{} 出现两次；该时段专线关闭。",
+    ),
     ("clock-none", "Clocks do not change in this zone.", "该时区不调整时钟。"),
     ("line", "line {}", "第 {} 行"),
     ("mistake", "This cannot be saved yet", "暂时无法保存"),
@@ -382,7 +412,11 @@ const WORDS: [(&str, &str, &str); 60] = [
     ("saved-more", "Saved for {} more sites.", "已应用到另外 {} 个站点。"),
     ("waits-approval", "It waits for approval under number {}.", "已提交审批，编号 {}。"),
     ("saving-others-failed", "This site is saved; the others are not: {}", "本站点已保存，其他站点未保存：{}"),
-    ("conflict", "Somebody saved version {} while you worked. This is what they changed:", "您编辑期间他人保存了版本 {}，其变更如下："),
+    (
+        "conflict",
+        "Somebody saved version {} while you worked. This is what they changed:",
+        "您编辑期间他人保存了版本 {}，其变更如下：",
+    ),
     ("conflict-same", "Their version says the same as the one that you began with.", "对方的版本与您开始编辑时相同。"),
     ("keep-mine", "Put my schedule into their version", "将我的时间表写入该版本"),
     ("take-theirs", "Drop mine and take theirs", "放弃我的修改"),
@@ -409,4 +443,10 @@ const WORDS: [(&str, &str, &str); 60] = [
     ("import-take", "Take them over", "导入"),
     ("sites-count", "{} sites", "{} 个站点"),
     ("today", "today", "今天"),
+    ("sign:x", "blackout", "禁传时段"),
+    ("sign:X", "silent blackout", "静默时段"),
+    ("sign:^", "boosted", "提速"),
+    ("sign:=", "paused", "暂停"),
+    ("sign:#", "held", "冻结"),
+    ("sign:/", "does not occur", "不存在的时间"),
 ];
