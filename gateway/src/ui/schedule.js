@@ -576,10 +576,18 @@
   let pick_from = null;
   months.addEventListener("pointerdown", (event) => {
     const day = event.target.closest("[data-date]");
-    if (!day || event.button !== 0) return;
+    if (!day || event.button !== 0 || event.pointerType === "touch") return;
     picking = true;
     day_cursor = day.dataset.date;
     if (!event.shiftKey || !pick_from) pick_from = day_cursor;
+    pick(pick_from, day_cursor);
+  });
+  // A finger scrolls: it picks by a touch, and a range by a second touch on a later day.
+  months.addEventListener("click", (event) => {
+    const day = event.target.closest("[data-date]");
+    if (!day || event.pointerType !== "touch") return;
+    day_cursor = day.dataset.date;
+    if (!picked || picked.from !== picked.to || day_cursor < picked.from) pick_from = day_cursor;
     pick(pick_from, day_cursor);
   });
   months.addEventListener("pointermove", (event) => {
