@@ -5,8 +5,10 @@
 
 use crate::capture::OnReadError;
 use crate::daemon::{CaptureReport, Daemon, DaemonError};
+use crate::diagnostics;
 use crate::keeper;
 use crate::line::{Advice, Line, LocalError, Standing};
+use crate::page::{self, PageInfo};
 use crate::source::SourceSpec;
 use crate::status::{Status, VolumeStatus};
 use crate::text;
@@ -95,6 +97,13 @@ pub enum Request {
     },
     /// Measure what the line carries, within what is allowed.
     LineTest,
+    /// How people get to the page; makes a PIN where there is none.
+    Page {
+        /// Also where there is one.
+        new_pin: bool,
+    },
+    /// Everything that can be known of this edge without its secrets.
+    Diagnostics,
 }
 
 /// One line of an answer.
@@ -141,6 +150,10 @@ pub enum Outcome {
     },
     /// Of [`Request::LineTest`].
     LineTested(Box<crate::line_test::LineTested>),
+    /// Of [`Request::Page`].
+    Page(PageInfo),
+    /// Of [`Request::Diagnostics`].
+    Diagnostics(serde_json::Value),
 }
 
 /// Something in the local store that was not as it was written.
@@ -303,6 +316,15 @@ pub async fn handle(daemon: &Daemon, request: Request, replies: &mpsc::Sender<Re
             crate::pipeline::blocking(move || line.set_tested(bits)).await;
             Ok(Outcome::LineTested(Box::new(tested)))
         }
+        Request::Page { new_pin } => {
+            let (state, mut page) = (daemon.config().state.clone(), daemon.config().page.clone());
+            if let (Some(page), Some(at)) = (&mut page, daemon.page_address()) {
+                page.listen = at;
+            }
+            let info = crate::pipeline::blocking(move || page::info(&state, page.as_ref(), new_pin)).await?;
+            Ok(Outcome::Page(info))
+        }
+        Request::Diagnostics => Ok(Outcome::Diagnostics(diagnostics::bundle(daemon).await)),
         Request::Policy => {
             let line = daemon.link().line();
             Ok(Outcome::Policy { document: line.document(), standing: Box::new(line.standing()) })

@@ -8,8 +8,9 @@ use sluice_edge::admin::{self, AskError, Outcome, Reply, Request};
 use sluice_edge::capture::OnReadError;
 use sluice_edge::source::{Source, SourceError, SourceSpec};
 use sluice_edge::status::Status;
-use sluice_edge::{CaptureReport, Config, Daemon, Extent, text};
+use sluice_edge::{CaptureReport, Config, Daemon, Extent, diagnostics, text};
 use std::io::{IsTerminal, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -116,7 +117,7 @@ pub(crate) enum Command {
     Pause {
         #[command(flatten)]
         at: At,
-        /// How long, a minute to 12 hours: 30m, 2h.
+        /// How long, a minute to 24 hours: 30m, 2h.
         #[arg(long = "for", value_name = "TIME", value_parser = text::parse_duration)]
         lasts: Duration,
         /// Why: it is kept and shown.
@@ -159,6 +160,25 @@ pub(crate) enum Command {
         /// Print it as JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Say how to get to the page of this box; makes the PIN where there is none.
+    Page {
+        #[command(flatten)]
+        at: At,
+        /// Make a new PIN; the old one, and all sessions, end.
+        #[arg(long)]
+        new_pin: bool,
+        /// Print it as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write one file with everything that can be known of this edge without its secrets, for whoever helps from afar.
+    Diagnostics {
+        #[command(flatten)]
+        at: At,
+        /// Where to; else sluice-diagnostics-SITE-TIME.json in this directory. `-` is standard output.
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
     },
     /// Show the policy in force, and what it says now.
     Policy {
@@ -240,6 +260,8 @@ pub(crate) async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             };
             if json { println!("{}", serde_json::to_string(&advice)?) } else { println!("{}", advice.sentence) }
         }
+        Command::Page { at, new_pin, json } => page(&at.load()?, new_pin, json).await?,
+        Command::Diagnostics { at, to } => diagnose(&at.load()?, to).await?,
         Command::Policy { at, json } => policy(&at.load()?, json).await?,
         Command::LineTest { at, json } => match request(&at.load()?, Request::LineTest).await? {
             Outcome::LineTested(tested) if json => println!("{}", serde_json::to_string(&tested)?),
@@ -367,6 +389,41 @@ async fn policy(config: &Config, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn page(config: &Config, new_pin: bool, json: bool) -> anyhow::Result<()> {
+    let Outcome::Page(info) = request(config, Request::Page { new_pin }).await? else { bail!(AskError::NotUnderstood) };
+    if json {
+        println!("{}", serde_json::to_string(&info)?);
+        return Ok(());
+    }
+    info.addresses.iter().for_each(|address| println!("page         {address}"));
+    if let Some(fingerprint) = &info.fingerprint {
+        println!("fingerprint  {fingerprint}");
+        println!("             (SHA-256 of its certificate: compare it with what the browser shows, then trust it)");
+    }
+    match &info.pin {
+        Some(pin) => println!("PIN          {} (shown this once)", *sluice_edge::page::pin::grouped(pin)),
+        None => println!("PIN          is set; `sluice-edge page --new-pin` makes another"),
+    }
+    Ok(())
+}
+
+async fn diagnose(config: &Config, to: Option<PathBuf>) -> anyhow::Result<()> {
+    let Outcome::Diagnostics(bundle) = request(config, Request::Diagnostics).await? else {
+        bail!(AskError::NotUnderstood)
+    };
+    let (text, name) = (diagnostics::text(&bundle), diagnostics::file_name(&bundle));
+    if to.as_deref() == Some(Path::new("-")) {
+        print!("{text}");
+        return Ok(());
+    }
+    let path = to.unwrap_or_else(|| name.into());
+    let file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+    let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
+    written.with_context(|| format!("cannot write {}; name another place with --to", path.display()))?;
+    println!("{}", path.display());
+    Ok(())
+}
+
 fn captured(report: &CaptureReport, wait: bool) -> String {
     let mut text = format!(
         "{}: generation {} captured in {:.1} s: {} of {} differ from the generation before\n  root {}",
@@ -463,6 +520,13 @@ fn check(config: &Config) {
     match config.http {
         Some(http) => println!("metrics, health    http://{http}/metrics, /health"),
         None => println!("metrics, health    not served"),
+    }
+    match &config.page {
+        Some(page) if page.is_tls() => {
+            println!("page               https://{}/, with a certificate of its own", page.listen)
+        }
+        Some(page) => println!("page               http://{}/", page.listen),
+        None => println!("page               not served"),
     }
 }
 

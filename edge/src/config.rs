@@ -33,6 +33,24 @@ pub struct Config {
     pub capture: CaptureConfig,
     /// Where `/metrics` and `/health` are served; `None`: nowhere.
     pub http: Option<SocketAddr>,
+    /// The page for people at the site; `None`: there is none.
+    pub page: Option<PageConfig>,
+}
+
+/// The page for people at the site.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageConfig {
+    /// Where it is served. By TLS, unless it is a loopback address.
+    pub listen: SocketAddr,
+    /// Names by which browsers may ask for it, beside IP addresses and `localhost`. Without ports.
+    pub names: Vec<String>,
+}
+
+impl PageConfig {
+    /// Whether it is served by TLS: whatever can be heard by others is.
+    pub fn is_tls(&self) -> bool {
+        !self.listen.ip().is_loopback()
+    }
 }
 
 /// How volumes are captured.
@@ -93,6 +111,8 @@ pub mod defaults {
     pub const MIN_SPOOL: ByteCount = ByteCount(160 << 20);
     /// Loopback only: metrics name volumes.
     pub const HTTP: &str = "127.0.0.1:9471";
+    /// Loopback only: at the box itself, or through whatever leads there. A branch's network is given it by name, and then it is TLS.
+    pub const PAGE: &str = "127.0.0.1:9472";
     /// Captures more often than this would do nothing but read.
     pub const MIN_INTERVAL: Duration = Duration::from_secs(10);
 }
@@ -111,6 +131,8 @@ struct Raw {
     capture: RawCapture,
     #[serde(default)]
     http: RawHttp,
+    /// `"127.0.0.1:9472"`, `"off"`, or `{ listen = "…", names = ["…"] }`.
+    page: Option<Spanned<toml::Value>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -154,6 +176,7 @@ impl Config {
                 workers: page.workers(raw.capture.workers)?,
             },
             http: page.listen(raw.http.listen)?,
+            page: page.page(raw.page)?,
         })
     }
 
@@ -272,11 +295,78 @@ impl Page<'_> {
             || format!("`{}` is not an address; write it as in \"{}\", or \"off\"", raw.get_ref(), defaults::HTTP);
         raw.get_ref().parse().map(Some).map_err(|_| self.refuse("http.listen", &raw, why()))
     }
+
+    fn page(&self, raw: Option<Spanned<toml::Value>>) -> Result<Option<PageConfig>, ConfigError> {
+        let listen = defaults::PAGE.parse().expect("the default address is valid");
+        let Some(raw) = raw else { return Ok(Some(PageConfig { listen, names: Vec::new() })) };
+        let refuse = |why: String| self.refuse("page", &raw, why);
+        let address = |text: &str| {
+            let why = || format!("`{text}` is not an address; write it as in \"{}\", or \"off\"", defaults::PAGE);
+            text.parse().map_err(|_| refuse(why()))
+        };
+        let table = match raw.get_ref() {
+            toml::Value::String(text) if text == "off" => return Ok(None),
+            toml::Value::String(text) => return Ok(Some(PageConfig { listen: address(text)?, names: Vec::new() })),
+            toml::Value::Table(table) => table,
+            _ => return Err(refuse(format!("write an address, as in \"{}\", or \"off\"", defaults::PAGE))),
+        };
+        let mut page = PageConfig { listen, names: Vec::new() };
+        for (field, value) in table {
+            match (field.as_str(), value) {
+                ("listen", toml::Value::String(text)) => page.listen = address(text)?,
+                ("names", toml::Value::Array(names)) => {
+                    page.names = names.iter().map(|name| host_name(name).map_err(&refuse)).collect::<Result<_, _>>()?;
+                }
+                _ => {
+                    let why = format!("`{field}` is not known here, or not as it is; write {PAGE_EXAMPLE}");
+                    return Err(refuse(why));
+                }
+            }
+        }
+        Ok(Some(page))
+    }
+}
+
+/// How a page for a branch's network is written.
+const PAGE_EXAMPLE: &str = "{ listen = \"192.0.2.7:9472\", names = [\"sluice.branch.example\"] }";
+
+/// A name as DNS has them, in lower case.
+fn host_name(value: &toml::Value) -> Result<String, String> {
+    let name = value.as_str().unwrap_or_default().to_ascii_lowercase();
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len()) && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    match name.len() <= 253 && name.split('.').all(is_label) {
+        true => Ok(name),
+        false => Err(format!("{value} is not a host name; write it without port and scheme, as in {PAGE_EXAMPLE}")),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_page_has_an_address_or_a_table() {
+        let page = |text: &str| parse(text).unwrap().page;
+        let default = page("").unwrap();
+        assert_eq!((default.listen.to_string().as_str(), default.is_tls()), ("127.0.0.1:9472", false));
+        assert_eq!(page("page = \"off\"\n"), None);
+        let of = page("page = { listen = \"192.0.2.7:443\", names = [\"Box.branch.example\"] }\n").unwrap();
+        assert_eq!((of.listen.port(), of.is_tls(), of.names), (443, true, vec!["box.branch.example".to_owned()]));
+        assert_eq!(
+            refusal("page = \"9472\"\n"),
+            "/etc/sluice/edge.toml, line 1: `page`: `9472` is not an address; write it as in \"127.0.0.1:9472\", or \"off\""
+        );
+        for (text, says) in [
+            ("page = 9472\n", "write an address"),
+            ("page = { listn = \"127.0.0.1:1\" }\n", "`listn` is not known here"),
+            ("page = { names = [\"https://box\"] }\n", "is not a host name"),
+            ("page = { names = [7] }\n", "is not a host name"),
+        ] {
+            assert!(refusal(text).contains(says), "{text}: {}", refusal(text));
+        }
+    }
 
     fn parse(text: &str) -> Result<Config, ConfigError> {
         Config::parse(text, Path::new("/etc/sluice/edge.toml"))

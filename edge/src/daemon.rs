@@ -19,14 +19,14 @@ use crate::status::{SendingStatus, Status, Surroundings, VolumeStatus, line};
 use crate::volume::Volume;
 use crate::volumes::{VolumeEntry, VolumesError};
 use crate::worker::Worker;
-use crate::{admin, text};
+use crate::{admin, page, text};
 use dedupe::{Encoder, GenerationId, Progress};
-use monitoring::{Check, Health, MetricError, Registry, ServeError};
+use monitoring::{Check, Health, MetricError, Recent, Registry, ServeError};
 use serde::{Deserialize, Serialize};
 use shaping::forecast::Work;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -115,6 +115,9 @@ pub enum DaemonError {
     /// The store failed.
     #[error("the local store: {0}")]
     Store(#[from] dedupe::StoreError),
+    /// The page.
+    #[error(transparent)]
+    Page(#[from] page::PageError),
 }
 
 /// What a capture and the sending of its generation took.
@@ -173,6 +176,10 @@ struct Inner {
     registry: Registry,
     health: Health,
     http: Option<SocketAddr>,
+    /// Where the page is served, once it is.
+    page: Mutex<Option<SocketAddr>>,
+    /// The last lines of the log, where whoever embeds the daemon keeps them.
+    recent: OnceLock<Recent>,
     began: tokio::time::Instant,
     /// Readiness: all parts were built.
     _ready: Check,
@@ -215,6 +222,8 @@ impl Daemon {
         };
         let daemon = Daemon(Arc::new(Inner {
             http: listener.as_ref().and_then(|listener| listener.local_addr().ok()),
+            page: Mutex::default(),
+            recent: OnceLock::new(),
             extent,
             shared,
             volumes: Mutex::default(),
@@ -241,6 +250,7 @@ impl Daemon {
             let line = daemon.link().line().clone();
             blocking(move || line.go_live()).await;
             daemon.run_all(listener)?;
+            daemon.open_page().await;
         }
         daemon.0._ready.ok();
         Ok(daemon)
@@ -279,6 +289,13 @@ impl Daemon {
         Ok(())
     }
 
+    /// Begins to serve the page for people at the site. That it cannot be served stops nothing else.
+    async fn open_page(&self) {
+        let Some(page) = self.0.config.page.clone() else { return };
+        let first = page::bind(self, page.listen).await.ok();
+        self.tracker().spawn(page::run(self.clone(), page, first));
+    }
+
     /// The configuration that it runs with.
     pub fn config(&self) -> &Config {
         &self.0.config
@@ -287,6 +304,28 @@ impl Daemon {
     /// Where metrics and health are served.
     pub fn http_address(&self) -> Option<SocketAddr> {
         self.0.http
+    }
+
+    /// Where the page is served; none: it is not, or not yet.
+    pub fn page_address(&self) -> Option<SocketAddr> {
+        *self.0.page.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn page_is_at(&self, address: SocketAddr) {
+        *self.0.page.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
+    }
+
+    /// From now on diagnostics show these lines of the log.
+    pub fn keep_log(&self, recent: Recent) {
+        let _only_the_first_counts = self.0.recent.set(recent);
+    }
+
+    pub(crate) fn recent(&self) -> Recent {
+        self.0.recent.get().cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn health(&self) -> &Health {
+        &self.0.health
     }
 
     /// The registry, for figures of whoever embeds the daemon.

@@ -47,12 +47,33 @@ pub enum EnrolError {
     Forget(std::io::Error),
 }
 
+/// What enrolment is at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The key of this edge is made.
+    Key,
+    /// A gateway is asked.
+    Asking {
+        /// Which.
+        address: String,
+    },
+    /// What it gave is stored.
+    Storing,
+}
+
 /// Enrols the edge of `config` with a token, and returns the site's name. An identity that is there already is replaced.
 pub async fn enrol(config: &Config, token: &Token) -> Result<String, EnrolError> {
+    enrol_showing(config, token, |_| ()).await
+}
+
+/// The same; `show` is told each step when it begins.
+pub async fn enrol_showing(config: &Config, token: &Token, show: impl Fn(Step)) -> Result<String, EnrolError> {
+    show(Step::Key);
     let key = Key::generate()?;
     let request = EnrolRequest { token: token.id, secret: *token.secret.reveal(), request: key.request()? };
     let mut failures = Vec::new();
     for address in &token.addresses {
+        show(Step::Asking { address: address.clone() });
         let asked = tokio::time::timeout(WITHIN, ask(config, token, address, &request)).await;
         match asked.unwrap_or_else(|_| Err(format!("{address}: no answer within {} s", WITHIN.as_secs()))) {
             Ok(EnrolReply::Refused { why }) => return Err(EnrolError::Refused(why)),
@@ -67,6 +88,7 @@ pub async fn enrol(config: &Config, token: &Token) -> Result<String, EnrolError>
                     addresses,
                     received_at: machine_time(),
                 };
+                show(Step::Storing);
                 // The policy of an earlier site or gateway is none of this one's.
                 held::forget(&config.state).map_err(EnrolError::Forget)?;
                 Identity::store(&config.state, &key, &credentials).map_err(EnrolError::Store)?;

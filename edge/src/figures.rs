@@ -149,7 +149,7 @@ fn changed(generation: &Generation) -> u64 {
 }
 
 /// What the newest generation will come to, while nothing of it is coded: its changed bytes at the ratio of the last one that was sent.
-fn not_begun(capture: &CaptureSide, sender: &SenderSide, is_sending: bool, last: Cost) -> u64 {
+pub(crate) fn not_begun(capture: &CaptureSide, sender: &SenderSide, is_sending: bool, last: Cost) -> u64 {
     let Some(newest) = &capture.newest else { return 0 };
     let sealed = sender.acknowledged.as_ref().map(|(sealed, _)| sealed.generation);
     let under_way = job(sender).map(|job| job.target.generation).filter(|_| is_sending);

@@ -9,13 +9,14 @@
 //! * [`volumes`], [`state`], [`journal`], [`spool`], [`identity`]: everything durable.
 //! * [`sender`]: what is done next for a volume, as a pure state machine; `pipeline` does it; [`pace`] chooses the coder's effort.
 //! * [`link`], [`mod@enrol`]: the line to the gateway.
-//! * [`daemon`]: all of it together. [`status`], [`admin`], [`metrics`], [`figures`]: how it is seen and asked.
+//! * [`daemon`]: all of it together. [`status`], [`admin`], [`metrics`], [`figures`], [`page`], [`diagnostics`]: how it is seen and asked.
 
 pub mod admin;
 pub mod budget;
 pub mod capture;
 pub mod config;
 pub mod daemon;
+pub mod diagnostics;
 pub mod enrol;
 pub mod figures;
 mod files;
@@ -29,6 +30,7 @@ pub mod line_test;
 pub mod link;
 pub mod metrics;
 pub mod pace;
+pub mod page;
 mod pipeline;
 pub mod sender;
 pub mod source;

@@ -12,6 +12,8 @@
 //! A site without a policy runs at the constant rate of its configuration; where that has none either, it is closed. From its first policy on the
 //! policy decides, and the configuration's rate is a ceiling.
 
+mod ahead;
+mod cause;
 mod conduct;
 pub(crate) mod held;
 mod local;
@@ -21,8 +23,10 @@ pub(crate) mod records;
 mod state;
 mod table;
 
+pub use ahead::{Bent, ClockView, Stretch};
+pub use cause::{Cause, Decided};
 pub use held::{Held, HeldError};
-pub use local::{LocalError, LocalRecord};
+pub use local::{LONGEST_BOOST, LONGEST_PAUSE, LocalError, LocalRecord};
 pub use outlook::{Advice, Boost, NoAdvice, Sureness};
 pub use records::Anchor;
 pub use state::{Clocks, Crossed, Kept, Look, State};
@@ -62,6 +66,9 @@ pub struct Standing {
     pub until: Option<i64>,
     /// The sentence for people: `closed until Mon 2026-11-23 19:30 by the schedule (closed)`.
     pub sentence: String,
+    /// The same as data.
+    #[serde(default)]
+    pub decided: Decided,
     /// The version of the policy in force; none: the configuration decides.
     pub policy: Option<u64>,
     /// What is wrong with the policy, if anything is.
@@ -118,6 +125,7 @@ impl Line {
                 reason: Reason::NoPolicy.word().into(),
                 until: None,
                 sentence: String::new(),
+                decided: Decided::default(),
                 policy: None,
                 fault: None,
                 clock: ClockTrust::Untrusted,
@@ -383,11 +391,11 @@ impl Line {
 
 fn standing_of<E>(state: &State, look: &Look<E>) -> Standing {
     let (allowed, local) = (&look.allowed, state.bends());
-    let (sentence, quotas) = match &state.held {
+    let (sentence, decided, quotas) = match &state.held {
         Some(held) => {
             let rules = held.policy.quotas.iter().zip(&look.quotas);
             let quotas = rules.map(|(rule, used)| (Policy::period_name(rule.period).to_owned(), used.used, rule.limit));
-            (allowed.explain(&held.policy, &local), quotas.collect())
+            (allowed.explain(&held.policy, &local), Decided::of(allowed, &held.policy, &local), quotas.collect())
         }
         None => {
             let why = match (allowed.reason, &state.fault) {
@@ -398,7 +406,7 @@ fn standing_of<E>(state: &State, look: &Look<E>) -> Standing {
                     .to_owned(),
             };
             let rate = if allowed.up.is_open() { allowed.up.to_string() } else { "closed".into() };
-            (format!("{rate} {why}"), Vec::new())
+            (format!("{rate} {why}"), Decided::without_policy(allowed, state, &local), Vec::new())
         }
     };
     Standing {
@@ -407,6 +415,7 @@ fn standing_of<E>(state: &State, look: &Look<E>) -> Standing {
         reason: allowed.reason.word().into(),
         until: allowed.until.map(Timestamp::as_second),
         sentence,
+        decided,
         policy: state.held.as_ref().map(|held| held.policy.version),
         fault: state.fault.clone(),
         clock: look.clock,

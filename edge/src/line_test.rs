@@ -111,7 +111,8 @@ pub async fn run(link: &Link, show: impl Fn(String)) -> Result<LineTested, LineT
         return Err(LineTestError::Unknown);
     }
     let len = padding(allowed);
-    show(format!("sends up to {} within {} s", text::bytes(len), (PING_EVERY * PINGS as u32 + LONGEST).as_secs() + 1));
+    let (_, within) = cost(allowed.limit().map(|limit| limit.bits()));
+    show(format!("sends up to {} within {} s", text::bytes(len), within.as_secs()));
     let mut round_trips = Vec::new();
     let mut tick = interval(PING_EVERY);
     for _ in 0..PINGS {
@@ -143,6 +144,13 @@ pub async fn run(link: &Link, show: impl Fn(String)) -> Result<LineTested, LineT
         queue_ms: (queue > LEAST_QUEUE_MS).then_some(queue),
         sent_bytes: sent,
     })
+}
+
+/// What a test costs at most: bytes, and how long it takes. `bits` is what is allowed now; none: no limit.
+pub fn cost(bits: Option<u64>) -> (u64, Duration) {
+    let allowed =
+        bits.map_or(Rate::Unlimited, |bits| if bits == 0 { Rate::Closed } else { BitsPerSec::new(bits).into() });
+    (padding(allowed), PING_EVERY * PINGS as u32 + LONGEST + Duration::from_secs(1))
 }
 
 /// How much is sent: some seconds of what is allowed.

@@ -29,7 +29,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use wire::clock::{KnownTime, machine_time};
@@ -70,7 +70,35 @@ pub enum LinkState {
         retry_at: u64,
         /// Only a person can help.
         needs_person: bool,
+        /// What kind of trouble it is, for whoever says it in another language.
+        #[serde(default)]
+        cause: DownCause,
     },
+}
+
+/// Why there is no session, as one of few kinds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DownCause {
+    /// The name of the gateway does not resolve.
+    Resolve,
+    /// Nothing answers: the line is cut, a firewall drops UDP, or the gateway is off.
+    Silent,
+    /// The gateway stops or started anew.
+    Restarts,
+    /// The site is revoked.
+    Revoked,
+    /// Another edge has the same identity.
+    Cloned,
+    /// A certificate was refused.
+    Certificate,
+    /// The two ends have no protocol version in common.
+    Version,
+    /// The identity in the state directory cannot be used.
+    Identity,
+    /// Anything else.
+    #[default]
+    Other,
 }
 
 /// Why a session could not be had, or ended.
@@ -134,6 +162,24 @@ impl From<StreamError> for LinkError {
 }
 
 impl LinkError {
+    fn cause(&self) -> DownCause {
+        match self {
+            LinkError::Resolve { .. } => DownCause::Resolve,
+            LinkError::Silent | LinkError::Ended(Ended::TimedOut) => DownCause::Silent,
+            LinkError::Bye(Refusal::Revoked) | LinkError::Ended(Ended::Closed { code: CloseCode::Revoked, .. }) => {
+                DownCause::Revoked
+            }
+            LinkError::Bye(Refusal::Cloned) | LinkError::Ended(Ended::Closed { code: CloseCode::Cloned, .. }) => {
+                DownCause::Cloned
+            }
+            LinkError::Ended(Ended::Reset | Ended::Closed { code: CloseCode::Stopping, .. }) => DownCause::Restarts,
+            LinkError::Ended(Ended::Certificate { .. }) => DownCause::Certificate,
+            LinkError::Ended(Ended::NoCommonVersion) => DownCause::Version,
+            LinkError::Identity(_) | LinkError::NoAddress => DownCause::Identity,
+            _ => DownCause::Other,
+        }
+    }
+
     fn trouble(&self) -> Trouble {
         match self {
             LinkError::Bye(Refusal::Revoked | Refusal::Cloned) | LinkError::Identity(_) => Trouble::Person,
@@ -172,6 +218,8 @@ struct Inner {
     identity: Mutex<Option<Identity>>,
     endpoints: Mutex<HashMap<bool, Ends>>,
     pub(crate) listeners: Mutex<HashMap<LineageId, Listener>>,
+    /// Somebody enrolled this edge: no wait is worth anything any more.
+    enrolled: Notify,
     paths: paths::Paths,
     status: Mutex<Option<StatusSource>>,
     repairs: Mutex<Option<RepairSource>>,
@@ -206,6 +254,7 @@ impl Link {
             identity: Mutex::new(None),
             endpoints: Mutex::default(),
             listeners: Mutex::default(),
+            enrolled: Notify::new(),
             paths: paths::Paths::default(),
             status: Mutex::new(None),
             repairs: Mutex::new(None),
@@ -245,6 +294,11 @@ impl Link {
     /// The identity, once there is one.
     pub fn identity(&self) -> Option<Identity> {
         lock(&self.0.identity).clone()
+    }
+
+    /// Somebody enrolled this edge from within this process: dials at once, instead of when the wait is over.
+    pub(crate) fn was_enrolled(&self) {
+        self.0.enrolled.notify_one();
     }
 
     /// What the sockets have sent and received since the daemon started.
@@ -300,9 +354,11 @@ impl Link {
             tracing::info!(why = %error, retry_in = ?wait, "no session with a gateway");
             let retry_at = machine_time().0 + wait.as_millis() as u64;
             let needs_person = trouble == Trouble::Person;
-            self.0.state.send_replace(LinkState::Down { why: error.to_string(), retry_at, needs_person });
+            let down = LinkState::Down { why: error.to_string(), retry_at, needs_person, cause: error.cause() };
+            self.0.state.send_replace(down);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
+                () = self.0.enrolled.notified() => {}
                 () = stop.cancelled() => break,
             }
         }
@@ -330,12 +386,14 @@ impl Link {
                 }
                 Err(error) => {
                     let retry_at = machine_time().0 + LOOK_FOR_IDENTITY.as_millis() as u64;
-                    let down = LinkState::Down { why: error.to_string(), retry_at, needs_person: true };
+                    let cause = DownCause::Identity;
+                    let down = LinkState::Down { why: error.to_string(), retry_at, needs_person: true, cause };
                     self.0.state.send_replace(down);
                 }
             }
             tokio::select! {
                 () = tokio::time::sleep(LOOK_FOR_IDENTITY) => {}
+                () = self.0.enrolled.notified() => {}
                 () = stop.cancelled() => return None,
             }
         }

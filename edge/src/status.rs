@@ -1,5 +1,9 @@
 //! What the edge is doing and what holds it back: as figures for programs and as one sentence per volume for people.
 
+mod doing;
+
+pub use doing::{Behind, Doing};
+
 use crate::gate::Share;
 use crate::line::Standing;
 use crate::link::LinkState;
@@ -45,6 +49,15 @@ pub struct VolumeStatus {
     pub source: String,
     /// What it is doing and what holds it back.
     pub doing: String,
+    /// The same as data, but for what a capture does.
+    #[serde(default)]
+    pub state: Doing,
+    /// Why the last capture failed, until one succeeds.
+    #[serde(default)]
+    pub capture_failed: Option<String>,
+    /// What keeps a record from being written, until it is.
+    #[serde(default)]
+    pub trouble: Option<String>,
     /// The newest generation that was captured here.
     pub captured: Option<GenerationStatus>,
     /// The newest generation that the gateway has sealed.
@@ -174,6 +187,9 @@ impl VolumeStatus {
             name: volume.entry.name.clone(),
             source: volume.entry.source.to_string(),
             doing: sentence(&capture, &sender, around),
+            state: Doing::of(&capture, &sender, around),
+            capture_failed: capture.failed.clone(),
+            trouble: sender.trouble.clone(),
             captured: capture.newest.as_ref().and_then(|newest| generation(newest, capture.unreadable)),
             sealed: sender.acknowledged.map(|(sealed, number)| SealedStatus {
                 generation: sealed.generation.to_string(),
@@ -244,8 +260,7 @@ fn sending(sender: &SenderSide) -> Option<SendingStatus> {
         State::Offline(job) | State::Offering(job) | State::Moving(job, _) | State::Sealing(job) => job,
         State::Waiting { job, .. } | State::Stopped { job, .. } => job,
     };
-    let (parcel_bytes, parcel_sent_bytes) =
-        sender.parcel.as_ref().map_or((0, 0), |(len, sent)| (*len, sent.load(Ordering::Relaxed)));
+    let (parcel_bytes, parcel_sent_bytes) = doing::parcel(sender);
     Some(SendingStatus {
         generation: job.target.generation.to_string(),
         parcels_acknowledged: job.acknowledged,
@@ -271,7 +286,7 @@ pub(crate) fn line(link: &LinkState, rate: Rate, now: UnixMillis) -> String {
             Rate::Limited(rate) => format!("Connected with {address} at up to {rate}."),
             Rate::Unlimited => format!("Connected with {address} without a limit of the rate."),
         },
-        LinkState::Down { why, retry_at, needs_person } => {
+        LinkState::Down { why, retry_at, needs_person, .. } => {
             let wait =
                 text::duration(Duration::from_millis(retry_at.saturating_sub(now.0)).max(Duration::from_secs(1)));
             let help = if *needs_person { " This needs a person." } else { "" };
@@ -365,15 +380,20 @@ fn coding_part(coder: &Coder) -> String {
 
 fn idle_part(capture: &CaptureSide, sender: &SenderSide, around: &Surroundings<'_>) -> String {
     let Some(newest) = &capture.newest else { return "not captured yet".into() };
-    let sealed = sender.acknowledged.filter(|(sealed, _)| sealed.generation == newest.id);
-    match (sealed, around.link) {
-        (Some((sealed, number)), _) => {
-            let ago = Duration::from_millis(around.now.0.saturating_sub(sealed.at.0));
+    match (sealed_of(sender, newest), around.link) {
+        (Some((at, number)), _) => {
+            let ago = Duration::from_millis(around.now.0.saturating_sub(at));
             format!("up to date: generation {number} was verified at the gateway {} ago", text::duration(ago))
         }
         (None, LinkState::Connected { .. }) => format!("generation {} is about to be offered", newest.number),
         (None, _) => format!("generation {} waits for a session with a gateway", newest.number),
     }
+}
+
+/// When the gateway sealed the newest generation, in Unix milliseconds, and its number; none: it has not.
+fn sealed_of(sender: &SenderSide, newest: &Generation) -> Option<(u64, u64)> {
+    let sealed = sender.acknowledged.filter(|(sealed, _)| sealed.generation == newest.id);
+    sealed.map(|(sealed, number)| (sealed.at.0, number))
 }
 
 #[cfg(test)]

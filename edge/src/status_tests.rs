@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::journal::{Acknowledged, Cost, Sending};
+use crate::link::DownCause;
 use crate::sender::{Job, Line};
 use dedupe::{
     BlockNumber, ByteCount, GenerationId, GenerationStats, LineageId, Progress, Root, RootScheme, Sealed, SlabNumber,
@@ -168,9 +169,19 @@ fn the_line_has_its_sentence() {
     assert!(at(&LinkState::Unenrolled).contains("sluice-edge enrol"));
     assert_eq!(at(&connected()), "Connected with gw:4433 at up to 1.6 Mbit/s.");
     assert_eq!(line(&connected(), Rate::Closed, NOW), "Connected with gw:4433; closed for data (rate 0).");
-    let down = LinkState::Down { why: "nothing was heard".into(), retry_at: NOW.0 + 8_000, needs_person: false };
+    let down = LinkState::Down {
+        why: "nothing was heard".into(),
+        retry_at: NOW.0 + 8_000,
+        needs_person: false,
+        cause: DownCause::Silent,
+    };
     assert_eq!(at(&down), "No gateway: nothing was heard. Next attempt in 8 s.");
-    let revoked = LinkState::Down { why: "the site is revoked".into(), retry_at: NOW.0 + 600_000, needs_person: true };
+    let revoked = LinkState::Down {
+        why: "the site is revoked".into(),
+        retry_at: NOW.0 + 600_000,
+        needs_person: true,
+        cause: DownCause::Revoked,
+    };
     assert_eq!(at(&revoked), "No gateway: the site is revoked. This needs a person. Next attempt in 10 min 0 s.");
 }
 
@@ -186,7 +197,12 @@ fn a_volume_says_why_it_does_not_send() {
     capped.standing.terms.cap = Some(BitsPerSec::kbit(256));
     assert_eq!(says(&capped), "Sending parcel 2: 1.20 MB of 3.40 MB, at its cap of 256 kbit/s.");
     let mut held = share(Some(Waits::Barred));
-    held.standing.bar = Some(Bar { until: None, sentence: "held until Mon 2026-11-23 09:00 by li (audit)".into() });
+    held.standing.bar = Some(Bar {
+        until: None,
+        actor: "li".into(),
+        reason: "audit".into(),
+        sentence: "held until Mon 2026-11-23 09:00 by li (audit)".into(),
+    });
     assert_eq!(says(&held), "Held until Mon 2026-11-23 09:00 by li (audit), with 1.20 MB of 3.40 MB of parcel 2 sent.");
     let coding = side(State::Moving(job(0, 0, Coder::Encoding), Line { next: 0, writing: false }));
     let said = say_sharing(&captured(), &coding, &connected(), rate, &held);
@@ -201,4 +217,53 @@ fn a_deadline_is_that_of_what_the_gateway_holds() {
     assert_eq!(deadline(&sender, &share), None, "nothing there can be too old");
     sender.sealed_captured = Some(NOW);
     assert_eq!(deadline(&sender, &share), Some((NOW.0 / 1000 + 3600) as i64));
+}
+
+#[test]
+fn each_state_has_its_word_for_telemetry() {
+    use wire::telemetry::VolumeState;
+    let word = |capture: &CaptureSide, sender: &SenderSide, link: &LinkState, rate: Rate, waits| {
+        let share = &share(waits);
+        crate::figures::state(capture, sender, &Surroundings { link, rate, now: NOW, instant: Instant::now(), share })
+    };
+    let (open, up) = ("1.6 Mbit/s".parse().unwrap(), connected());
+    let says = |capture: &CaptureSide, sender: &SenderSide| word(capture, sender, &up, open, None);
+    let line = Line { next: 1, writing: true };
+    let moving = |coder| side(State::Moving(job(0, 1, coder), line));
+    let capturing = CaptureSide { running: Some((Arc::default(), Instant::now())), ..captured() };
+    let failed = CaptureSide { failed: Some("a sector".into()), ..captured() };
+    assert_eq!(says(&CaptureSide::default(), &side(State::Idle)), VolumeState::NeverCaptured);
+    assert_eq!(says(&capturing, &side(State::Idle)), VolumeState::Capturing);
+    assert_eq!(says(&captured(), &side(State::Idle)), VolumeState::Waiting, "not offered yet");
+    assert_eq!(says(&failed, &side(State::Idle)), VolumeState::Troubled);
+    assert_eq!(says(&captured(), &side(State::Offline(job(0, 1, Coder::Resting)))), VolumeState::Waiting);
+    assert_eq!(says(&capturing, &moving(Coder::Resting)), VolumeState::Sending, "what is on its way goes first");
+    let full = Coder::NoRoom { until: Instant::now(), why: "full".into() };
+    assert_eq!(says(&captured(), &moving(full)), VolumeState::Troubled);
+    assert_eq!(says(&captured(), &side(State::Sealing(job(1, 1, Coder::Finished)))), VolumeState::Verifying);
+    let of = |waits| word(&captured(), &moving(Coder::Resting), &up, open, waits);
+    assert_eq!(of(Some(Waits::Behind(VolumeClass::Critical))), VolumeState::Behind);
+    assert_eq!(of(Some(Waits::Turn)), VolumeState::Sending);
+    assert_eq!(word(&captured(), &moving(Coder::Resting), &up, Rate::Closed, None), VolumeState::Waiting);
+    let (until, why) = (Instant::now(), String::new());
+    let (stopped, waiting) = (job(0, 0, Coder::Resting), job(0, 0, Coder::Resting));
+    assert_eq!(says(&failed, &side(State::Stopped { job: stopped, until, why: why.clone() })), VolumeState::Stopped);
+    assert_eq!(says(&captured(), &side(State::Waiting { job: waiting, until, why })), VolumeState::Troubled);
+}
+
+#[test]
+fn what_nothing_is_coded_of_counts_at_the_ratio_of_the_last_one() {
+    let mut capture = captured();
+    capture.newest.as_mut().unwrap().stats =
+        GenerationStats { new_blocks: 90, zeroed_blocks: 10, ..Default::default() };
+    let left = |sender: &SenderSide, is_sending, last| crate::figures::not_begun(&capture, sender, is_sending, last);
+    let last = Cost { parcels: 1, coded_bytes: 1_000, raw_bytes: 10_000, cpu_micros: 1 };
+    assert_eq!(left(&side(State::Idle), false, Cost::default()), 409_600, "nothing was sent yet: as it is");
+    assert_eq!(left(&side(State::Idle), false, last), 40_960);
+    assert_eq!(left(&side(State::Offline(job(0, 0, Coder::Resting))), false, last), 40_960);
+    assert_eq!(left(&side(State::Offline(job(0, 1, Coder::Resting))), true, last), 0, "what is coded of it counts");
+    let mut done = side(State::Idle);
+    let sealed = Acknowledged { generation: GenerationId([7; 16]), root: root(), at: NOW, cost: last };
+    done.acknowledged = Some((sealed, 7));
+    assert_eq!(left(&done, false, last), 0);
 }

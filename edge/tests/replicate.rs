@@ -25,7 +25,7 @@ struct Edge {
 
 fn config(dir: &Path) -> Config {
     let text = "rate = \"unlimited\"\nassume_rate = \"100 Mbit/s\"\nmemory = \"384 MiB\"\ncache = \"1 GB\"\n[http]\nlisten = \"127.0.0.1:0\"\n";
-    Config::parse(&format!("state = \"state\"\n{text}"), &dir.join("edge.toml")).unwrap()
+    Config::parse(&format!("state = \"state\"\npage = \"off\"\n{text}"), &dir.join("edge.toml")).unwrap()
 }
 
 impl Edge {

@@ -11,7 +11,7 @@ pub mod socket;
 
 pub use handlers::{Admin, watch};
 pub use judge::Fault;
-pub use people::{AccountLine, ApprovalLine, AuditFormat, TokenLine};
+pub use people::{AccountLine, ApprovalLine, AuditFormat, Proposal, ProposedDocument, TokenLine};
 pub use policy::{Bending, PolicyAnswer, PolicyRequest, Signature};
 
 use crate::access::Role;
@@ -94,6 +94,20 @@ pub enum Request {
     Tenant {
         /// Its name.
         name: String,
+    },
+    /// Make a site, if there is none of that name.
+    Site {
+        /// The tenant's name; it is made if there is none.
+        tenant: String,
+        /// The site's name.
+        site: String,
+    },
+    /// Set the share of a disk's time that a worker may take.
+    Tranquillity {
+        /// The worker's name: `collection` or `scrub`.
+        worker: String,
+        /// Per cent, 1 to 100.
+        share: u32,
     },
     /// Work with accounts.
     Account(AccountRequest),
@@ -305,6 +319,13 @@ pub enum Answer {
     Tenant {
         /// Its name.
         tenant: String,
+    },
+    /// A site is there.
+    Site {
+        /// Its name.
+        site: String,
+        /// Whether it was made just now.
+        made: bool,
     },
     /// Accounts.
     Accounts {
@@ -556,6 +577,12 @@ pub enum AdminError {
         "no folder for targets is set: write `targets = [\"/srv/targets\"]` under `[web]` in the gateway's configuration, or use the command line"
     )]
     NoTargets,
+    /// No worker whose share can be set.
+    #[error("there is no worker `{0}` whose share of the disk's time can be set: name `collection` or `scrub`")]
+    NoWorker(String),
+    /// No share.
+    #[error("{0} % is no share of the disk's time: write a whole number from 1 to 100")]
+    Share(u32),
     /// Only for commands.
     #[error("this can only be asked for on the gateway's own machine: `sluice-gateway {0}`")]
     CommandLineOnly(&'static str),

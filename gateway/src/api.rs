@@ -265,17 +265,21 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
+    /// It is done.
+    pub(crate) fn done(what: Vec<String>) -> Outcome {
+        Outcome { state: "done", what, approval: None, causes: Vec::new() }
+    }
+
     /// What came of a change: 200 when it is done, 202 while it waits.
     pub(crate) fn of(answer: crate::admin::Answer) -> Response {
         use crate::admin::{Answer, PolicyAnswer};
-        let done = |what| Outcome { state: "done", what, approval: None, causes: Vec::new() };
         let outcome = match answer {
             Answer::Waiting { number, causes } => {
                 let waiting = Outcome { state: "waiting", what: Vec::new(), approval: Some(number), causes };
                 return (axum::http::StatusCode::ACCEPTED, Json(waiting)).into_response();
             }
-            Answer::Policy(PolicyAnswer::Changed { changes }) => done(changes.iter().map(changed).collect()),
-            other => done(vec![crate::admin::render::answer(&other).trim_end().to_owned()]),
+            Answer::Policy(PolicyAnswer::Changed { changes }) => Outcome::done(changes.iter().map(changed).collect()),
+            other => Outcome::done(vec![crate::admin::render::answer(&other).trim_end().to_owned()]),
         };
         Json(outcome).into_response()
     }

@@ -15,7 +15,7 @@ pub use policies::{EdgePolicy, LineChange, LineEvent, PolicyRow};
 use dedupe::{SiteId, TenantId, UnixMillis};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use wire::identity::Serial;
 use wire::message::MAX_NAME;
@@ -199,6 +199,18 @@ impl Catalogue {
         self.put(SETTINGS, b"known_time", &time)
     }
 
+    /// The share of a disk's time, per cent, of the workers for which one was set, by name.
+    pub fn tranquillity(&self) -> Result<BTreeMap<String, u8>, CatalogueError> {
+        Ok(self.one(SETTINGS, b"tranquillity", "settings")?.unwrap_or_default())
+    }
+
+    /// Sets the share of a disk's time that a worker may take, per cent.
+    pub fn set_tranquillity(&self, worker: &str, share: u8) -> Result<(), CatalogueError> {
+        let mut shares = self.tranquillity()?;
+        shares.insert(worker.to_owned(), share);
+        self.put(SETTINGS, b"tranquillity", &shares)
+    }
+
     // ---- tenants and sites
 
     /// The tenant of that name, made if there is none.
@@ -262,6 +274,18 @@ impl Catalogue {
         }
     }
 
+    /// The site of that name of a tenant, made if there is none. Says whether it was made.
+    pub fn add_site(&self, tenant: &Tenant, name: &str, now: UnixMillis) -> Result<(Site, bool), CatalogueError> {
+        check_name(name)?;
+        let known = self.sites()?.into_iter().find(|known| known.tenant == tenant.id && known.name == name);
+        if let Some(known) = known {
+            return Ok((known, false));
+        }
+        let site = new_site(tenant, name, now);
+        self.put(SITES, &site.id.0, &site)?;
+        Ok((site, true))
+    }
+
     /// Notes that a session of the site began or ended.
     pub fn note_seen(&self, id: SiteId, software: &str, now: UnixMillis) -> Result<(), CatalogueError> {
         let Some(mut site) = self.site(id)? else { return Ok(()) };
@@ -297,15 +321,7 @@ impl Catalogue {
     ) -> Result<Site, CatalogueError> {
         check_name(site)?;
         let known = self.sites()?.into_iter().find(|known| known.tenant == tenant.id && known.name == site);
-        let site = known.unwrap_or_else(|| Site {
-            id: SiteId::random(),
-            tenant: tenant.id,
-            name: site.to_owned(),
-            created: now,
-            revoked: None,
-            seen: None,
-            software: String::new(),
-        });
+        let site = known.unwrap_or_else(|| new_site(tenant, site, now));
         let row = TokenRow { site: site.id, hash: token.secret.hash(), valid_until, used: None };
         let commit = self.database.begin_write()?;
         commit.open_table(SITES)?.insert(site.id.0.as_slice(), encode(&site).as_slice())?;
@@ -489,6 +505,18 @@ fn revoke_certificates(commit: &redb::WriteTransaction, site: SiteId, now: UnixM
         table.insert(key.as_slice(), encode(&row).as_slice())?;
     }
     Ok(())
+}
+
+fn new_site(tenant: &Tenant, name: &str, now: UnixMillis) -> Site {
+    Site {
+        id: SiteId::random(),
+        tenant: tenant.id,
+        name: name.to_owned(),
+        created: now,
+        revoked: None,
+        seen: None,
+        software: String::new(),
+    }
 }
 
 /// Whether a text may be a tenant's, site's or volume's name.

@@ -150,7 +150,8 @@ impl Daemon {
         if let (Some(listener), Some(web)) = (pages, config.web.clone()) {
             shown = listener.local_addr().ok().map(|bound| web::address_of(&web, bound));
             let (state, live, stop) = (gateway.state.clone(), gateway.live.clone(), gateway.stop.clone());
-            let parts = Parts { admin: admin.clone(), state, live, sessions, jobs, stop };
+            let settings = config.clone();
+            let parts = Parts { admin: admin.clone(), state, live, sessions, jobs, settings, stop };
             let web = Web::new(parts, web, &registry)?;
             let (renewed, tls) = match web.tls()? {
                 Some(config) => {

@@ -12,6 +12,7 @@ use crate::state::{State, StateError};
 use crate::telemetry::{Heard, Telemetry};
 use crate::windows::{Windows, Word};
 use crate::workers::Board;
+use crate::workers::Said;
 use dedupe::{BLOCK, Generation, SiteId, UnixMillis};
 use monitoring::{Page, Registry};
 use shaping::Rate;
@@ -90,16 +91,17 @@ impl Figures {
     }
 
     /// Looks at everything; what stands on the board. Blocks.
-    pub(crate) fn look(&self, gateway: &Gateway) -> String {
+    pub(crate) fn look(&self, gateway: &Gateway) -> Said {
         match self.read(&gateway.state) {
             Ok(snapshot) => {
-                let line = format!("looked at {} sites", snapshot.sites.len());
+                let sites = snapshot.sites.len();
+                let line = Said::new(format!("looked at {sites} sites"), format!("已统计 {sites} 个站点"));
                 *self.snapshot.write().expect("it is only replaced") = Arc::new(snapshot);
                 line
             }
             Err(error) => {
                 tracing::warn!(%error, "the figures of sites cannot be read");
-                format!("could not read the figures of sites: {error}")
+                Said::new(format!("could not read the figures of sites: {error}"), format!("无法读取站点统计：{error}"))
             }
         }
     }

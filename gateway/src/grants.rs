@@ -8,6 +8,7 @@ use crate::live::{Deal, Dealt, Live};
 use crate::metrics::Metrics;
 use crate::policies::timestamp;
 use crate::state::State;
+use crate::workers::Said;
 use dedupe::SiteId;
 use shaping::grants::{Ask, GRANT, share};
 use shaping::policy::{ClockTrust, Policy, Situation, decide};
@@ -116,7 +117,7 @@ fn judge(braked: Option<u32>, granted: u64, time: Duration, received: u64, read:
 
 impl Dealer {
     /// One deal; returns what was done, for people. Blocks; must be called within the runtime.
-    pub(crate) fn deal(&mut self, state: &State, live: &Live, metrics: &Metrics, cap: BitsPerSec) -> String {
+    pub(crate) fn deal(&mut self, state: &State, live: &Live, metrics: &Metrics, cap: BitsPerSec) -> Said {
         let arriving = live.arriving();
         self.close_accounts(&arriving, live, metrics);
         let of = |(site, works, _): &(SiteId, bool, u64)| Candidate {
@@ -148,9 +149,12 @@ impl Dealer {
         };
         live.note_deal(Deal { ingress: Some(cap.bits()), sites: edges.iter().zip(&shares).map(dealt).collect() });
         let dealt = BitsPerSec::new(shares.iter().sum());
-        format!(
-            "dealt {dealt} of {cap} to {working} edges with work and {} without; {braked} too fast and braked",
-            edges.len() - working
+        let idle = edges.len() - working;
+        Said::new(
+            format!(
+                "dealt {dealt} of {cap} to {working} edges with work and {idle} without; {braked} too fast and braked"
+            ),
+            format!("已将 {cap} 中的 {dealt} 分配给 {working} 台有任务和 {idle} 台空闲的边缘设备；{braked} 台超速受限"),
         )
     }
 

@@ -3,6 +3,7 @@
 use crate::access::{Caller, Scope};
 use crate::admin::{Admin, Answer, Fault, Report, Request};
 use dedupe::{TenantId, UnixMillis};
+use look::Language;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -204,6 +205,16 @@ impl Job {
         !self.cancel.is_cancelled()
     }
 
+    /// What came of it, in one of the languages; `None`: it is not over, or failed. What failed says why in [`JobView::result`].
+    pub(crate) fn outcome(&self, language: Language) -> Option<String> {
+        let state = self.state.borrow();
+        let answer = state.ended.as_ref().and_then(|(_, said)| said.as_ref().ok())?;
+        Some(match language {
+            Language::English => crate::admin::render::answer(answer).trim_end().to_owned(),
+            Language::Chinese => in_chinese(answer),
+        })
+    }
+
     /// It, for people and programs.
     pub fn view(&self) -> JobView {
         let state = self.state.borrow();
@@ -234,6 +245,39 @@ impl Job {
                 Err(why) => why.clone(),
             }),
         }
+    }
+}
+
+/// What came of a job. What jobs do not do is said as commands say it.
+fn in_chinese(answer: &Answer) -> String {
+    let bytes = look::format::bytes;
+    match answer {
+        Answer::Verified { number, root, bytes: read } => {
+            format!("版本 {number} 与捕获时一致：已读取 {}，根哈希为 {root}。", bytes(*read))
+        }
+        Answer::Rehydrated { done } => {
+            let proof = if done.quick {
+                "已回读写入的部分，内容正确"
+            } else {
+                "已完整回读，根哈希正确"
+            };
+            let repaired = if done.repaired { "目标曾被改动，已重新写入。" } else { "" };
+            format!(
+                "{} 现为版本 {}：写入 {}。{repaired}{proof}：{}",
+                done.plan.target.display(),
+                done.plan.number,
+                bytes(done.written_bytes),
+                done.root
+            )
+        }
+        Answer::Gc { freed_bytes, .. } => format!("释放了 {}。", bytes(freed_bytes.unwrap_or(0))),
+        Answer::Scrubbed { damages, .. } if damages.is_empty() => "全部数据与写入时一致。".into(),
+        Answer::Scrubbed { damages, mended, asked, waiting } => format!(
+            "发现 {} 处损坏，其中 {mended} 处已由副本修复；已为 {asked} 个版本向边缘设备请求数据块，另有 {waiting} 个待其上线后请求。\n{}",
+            damages.len(),
+            damages.iter().map(|damage| crate::text::printable(damage)).collect::<Vec<_>>().join("\n")
+        ),
+        other => crate::admin::render::answer(other).trim_end().to_owned(),
     }
 }
 

@@ -80,7 +80,7 @@ impl Metrics {
             )?,
             sealed: registry
                 .counter("sluice_gateway_generations_sealed_total", "Generations verified and made visible.")?,
-            refusals: registry.counters("sluice_gateway_refusals_total", "What edges were refused.", &["reason"])?,
+            refusals: refusals(registry)?,
             enrolments: registry.counters("sluice_gateway_enrolments_total", "Attempts to enrol.", &["outcome"])?,
             damages: registry.counter("sluice_gateway_damages_total", "Damages of packs that scrubs found.")?,
             mended: registry.counter(
@@ -122,6 +122,30 @@ impl Metrics {
         self.store_bytes.with_label_values(&[tenant, "records"]).set(figure(stats.meta_bytes));
         self.generations.with_label_values(&[tenant]).set(figure(stats.generations));
     }
+}
+
+/// What can be refused: all values of the label.
+const REFUSALS: [&str; 11] = [
+    "wrong_base",
+    "wrong_root",
+    "missing_base",
+    "damaged",
+    "out_of_order",
+    "no_room",
+    "revoked",
+    "cloned",
+    "foreign",
+    "protocol",
+    "internal",
+];
+
+/// Every reason is there with 0 from the start: who looks at the increase of a counter does not see its first value.
+fn refusals(registry: &Registry) -> Result<IntCounterVec, MetricError> {
+    let refusals = registry.counters("sluice_gateway_refusals_total", "What edges were refused.", &["reason"])?;
+    for reason in REFUSALS {
+        refusals.with_label_values(&[reason]);
+    }
+    Ok(refusals)
 }
 
 /// The label under which a refusal is counted.

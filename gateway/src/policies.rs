@@ -10,6 +10,7 @@
 //!   moment     resolve    "19:30", "2026-11-24 19:30", an instant: what people write, in the site's zone
 //!   key        load       the key that signs, `ca/policy.key`
 //!   preview    preview    what a policy means, day by day
+//!   first      document   the policy that a new site begins with
 //!   holidays   read       a calendar's days off and make-up working days
 //!   evidence   keep       minutes of the line, as edges report them
 //!   report     report     a month of evidence, for whoever owns the line
@@ -20,6 +21,7 @@ mod document;
 pub mod draft;
 mod edit;
 pub mod evidence;
+pub mod first;
 pub mod holidays;
 pub(crate) mod key;
 mod moment;

@@ -8,15 +8,39 @@
 //!   site       one site: now, two days ahead, volumes, quotas, what bends its schedule
 //!   volume     generations, comparison, verification, rehydration
 //!   entry      signing in, the first account, one's own password
+//!   welcome    the first run: from nothing to a site that is enrolled
+//!   quotas     all sites' quotas, whoever runs out first on top
+//!   grants     how the gateway's own line is dealt out now
+//!   reports    a month of a line, to be printed and signed
+//!   approvals  what waits for a second person, and what it would change
+//!   audit      the audit log
+//!   people     accounts, tenants, one's own account and API tokens
+//!   jobs       long work, and what works in the background
+//!   settings   how the gateway is set, its authorities, its disk
+//!   help       the guide
+//!   parts      what pages have in common
+//!   diff       how two documents differ, line by line
 //! ```
 
+mod approvals;
+mod audit;
+mod diff;
 mod entry;
 mod fleet;
+mod grants;
+mod help;
+mod jobs;
+mod parts;
+mod people;
+mod quotas;
+mod reports;
 mod say;
 mod schedule;
+mod settings;
 mod shell;
 mod site;
 mod volume;
+mod welcome;
 
 pub(crate) use shell::{Fault, Shell, Visitor};
 
@@ -33,6 +57,7 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
         Asset::new("gateway.css", include_str!("ui/gateway.css")),
         Asset::icon(),
         Asset::new("app.js", include_str!("ui/app.js")),
+        Asset::new("pages.js", include_str!("ui/pages.js")),
     ]
 });
 
@@ -52,6 +77,16 @@ pub(crate) fn router(web: Arc<Web>) -> Router {
         .merge(schedule::routes())
         .merge(site::routes())
         .merge(volume::routes())
+        .merge(welcome::routes())
+        .merge(quotas::routes())
+        .merge(grants::routes())
+        .merge(reports::routes())
+        .merge(approvals::routes())
+        .merge(audit::routes())
+        .merge(people::routes())
+        .merge(jobs::routes())
+        .merge(settings::routes())
+        .merge(help::routes())
         .fallback(shell::nowhere)
         .layer(from_fn_with_state(web.clone(), crate::api::counted))
         .with_state(web);

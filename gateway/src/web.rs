@@ -12,7 +12,7 @@ use crate::admin::{Admin, AdminError, Answer, Request};
 use crate::api;
 use crate::ca::CaError;
 use crate::catalogue::CatalogueError;
-use crate::config::{WebConfig, WebTls};
+use crate::config::{Config, WebConfig, WebTls};
 use crate::files::{self, FileError};
 use crate::fleet::Fleet;
 use crate::jobs::Jobs;
@@ -72,6 +72,8 @@ pub struct Web {
     pub live: Arc<Live>,
     /// How it is served.
     pub config: WebConfig,
+    /// How the whole gateway is set.
+    pub settings: Config,
     pub(crate) idempotency: api::Idempotency,
     pub(crate) metrics: Metrics,
     pub(crate) stop: CancellationToken,
@@ -159,13 +161,14 @@ pub(crate) struct Parts {
     pub(crate) live: Arc<Live>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) jobs: Arc<Jobs>,
+    pub(crate) settings: Config,
     pub(crate) stop: CancellationToken,
 }
 
 impl Web {
     /// What pages and API share. Where there is no account, the word that lets the first one be made is written into the state directory.
     pub(crate) fn new(parts: Parts, config: WebConfig, registry: &Registry) -> Result<Arc<Web>, crate::StartError> {
-        let Parts { admin, state, live, sessions, jobs, stop } = parts;
+        let Parts { admin, state, live, sessions, jobs, settings, stop } = parts;
         let metrics = Metrics::register(registry)?;
         for outcome in ["ok", "refused", "throttled"] {
             metrics.logins.with_label_values(&[outcome]).inc_by(0);
@@ -193,6 +196,7 @@ impl Web {
             sessions,
             live,
             config,
+            settings,
             idempotency: api::Idempotency::default(),
             metrics,
             stop,
@@ -266,6 +270,11 @@ impl Web {
         names.sort();
         names.dedup();
         names
+    }
+
+    /// When the certificate of the pages ends, seconds since 1970; `None`: there is none.
+    pub(crate) fn certificate_ends(&self) -> Option<u64> {
+        Some(self.certificate_until.load(Ordering::Relaxed)).filter(|until| *until > 0)
     }
 
     /// Whether connections are encrypted here.

@@ -7,6 +7,7 @@ use crate::server::{Gateway, server_config};
 use crate::state::TenantStore;
 use crate::web::Web;
 use dedupe::{Generation, Pace, Progress, StoreError, UnixMillis};
+use look::Language;
 use monitoring::Check;
 use quinn::Endpoint;
 use shaping::BitsPerSec;
@@ -28,18 +29,66 @@ const GC_EVERY: Duration = Duration::from_secs(24 * 3600);
 const SCRUB_EVERY: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How often the gateway makes itself a new certificate, and expired rows are dropped.
 const DAILY: Duration = Duration::from_secs(24 * 3600);
-/// Share of one disk's time that giving room back may take: edges come first.
-const GC_TRANQUILLITY: Pace = Pace(0.5);
-/// Share for reading everything again, which has a month.
-const SCRUB_TRANQUILLITY: Pace = Pace(0.1);
+/// Workers whose share of the disk's time can be set, and what it is unless somebody sets it, per cent. Giving room back makes way for edges; reading
+/// everything again has a month.
+const PACED: [(&str, u8); 2] = [(COLLECTION, 50), (SCRUB, 10)];
+const COLLECTION: &str = "collection";
+const SCRUB: &str = "scrub";
 /// Expired tokens and certificates are kept so long, for whoever asks what happened.
 const KEEP_EXPIRED: Duration = Duration::from_secs(30 * 24 * 3600);
+
 /// What the workers are doing, for whoever asks.
 #[derive(Debug, Default)]
 pub struct Board {
-    lines: Mutex<BTreeMap<&'static str, String>>,
+    lines: Mutex<BTreeMap<&'static str, Line>>,
     runs: Mutex<BTreeMap<&'static str, Runs>>,
     wakers: Mutex<BTreeMap<&'static str, Arc<Notify>>>,
+    shares: Mutex<BTreeMap<&'static str, u8>>,
+}
+
+#[derive(Debug)]
+struct Line {
+    said: Said,
+    working: bool,
+    last: Option<UnixMillis>,
+}
+
+/// A sentence in both languages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Said {
+    english: String,
+    chinese: String,
+}
+
+/// A worker as people see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct WorkerView {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// What it does, or did last.
+    pub(crate) said: Said,
+    /// Whether it is at work.
+    pub(crate) working: bool,
+    /// When it was done last; `None`: not since the start.
+    pub(crate) last: Option<UnixMillis>,
+    /// The share of a disk's time that it may take, per cent, where that can be set.
+    pub(crate) share: Option<u8>,
+}
+
+impl Said {
+    pub(crate) fn new(english: impl Into<String>, chinese: impl Into<String>) -> Said {
+        Said { english: english.into(), chinese: chinese.into() }
+    }
+
+    /// In one of them.
+    pub(crate) fn of(&self, language: Language) -> &str {
+        language.of(&self.english, &self.chinese)
+    }
+}
+
+/// The worker of this name, if its share of the disk's time can be set.
+pub(crate) fn paced(name: &str) -> Option<&'static str> {
+    PACED.iter().map(|(known, _)| *known).find(|known| *known == name)
 }
 
 /// How a worker fares.
@@ -63,12 +112,48 @@ impl Board {
 
     /// Name and what each worker does.
     pub fn lines(&self) -> Vec<(String, String)> {
-        let lines = self.lines.lock().expect("lines are only set");
-        lines.iter().map(|(name, line)| ((*name).to_owned(), line.clone())).collect()
+        let line = |view: WorkerView| match view.last.filter(|_| !view.working) {
+            Some(last) => {
+                (view.name.to_owned(), format!("{}; last at {}", view.said.english, crate::text::moment(last)))
+            }
+            None => (view.name.to_owned(), view.said.english),
+        };
+        self.views().into_iter().map(line).collect()
     }
 
-    fn say(&self, name: &'static str, line: impl Into<String>) {
-        self.lines.lock().expect("lines are only set").insert(name, line.into());
+    /// What each worker does, by name.
+    pub(crate) fn views(&self) -> Vec<WorkerView> {
+        let lines = self.lines.lock().expect("lines are only set");
+        let view = |(name, line): (&&'static str, &Line)| WorkerView {
+            name,
+            said: line.said.clone(),
+            working: line.working,
+            last: line.last,
+            share: paced(name).map(|_| self.share(name)),
+        };
+        lines.iter().map(view).collect()
+    }
+
+    /// The share of the disk's time that a worker may take, per cent.
+    fn share(&self, name: &str) -> u8 {
+        let set = self.shares.lock().expect("shares are only set").get(name).copied();
+        let usual = PACED.iter().find(|(known, _)| *known == name).map_or(100, |(_, share)| *share);
+        set.unwrap_or(usual)
+    }
+
+    /// Sets it: from the next store on.
+    pub(crate) fn set_share(&self, name: &'static str, share: u8) {
+        self.shares.lock().expect("shares are only set").insert(name, share.clamp(1, 100));
+    }
+
+    fn pace(&self, name: &str) -> Pace {
+        Pace(f64::from(self.share(name)) / 100.0)
+    }
+
+    fn say(&self, name: &'static str, said: Said, working: bool, last: Option<UnixMillis>) {
+        let mut lines = self.lines.lock().expect("lines are only set");
+        let last = last.or(lines.get(name).and_then(|line| line.last));
+        lines.insert(name, Line { said, working, last });
     }
 
     /// Lets a worker work now.
@@ -82,7 +167,7 @@ impl Board {
 }
 
 /// What a worker does each time; what it returns stands on the board. It ends early when its progress is cancelled.
-type Work = Box<dyn FnMut(&Arc<Gateway>, &Progress) -> String + Send>;
+type Work = Box<dyn FnMut(&Arc<Gateway>, &Progress) -> Said + Send>;
 
 /// Starts all workers.
 pub(crate) fn start(
@@ -93,6 +178,15 @@ pub(crate) fn start(
     stores: Check,
     pages: Option<(Arc<Web>, watch::Sender<Arc<rustls::ServerConfig>>)>,
 ) {
+    match gateway.state.catalogue.tranquillity() {
+        Ok(shares) => {
+            shares
+                .iter()
+                .filter_map(|(name, share)| Some((paced(name)?, *share)))
+                .for_each(|(name, share)| board.set_share(name, share));
+        }
+        Err(error) => tracing::warn!(%error, "workers take their usual shares of the disk's time"),
+    }
     let worker = |name, every, work: Work| {
         let (gateway, board) = (gateway.clone(), board.clone());
         gateway.tasks.clone().spawn(run(gateway, board, name, every, work));
@@ -100,8 +194,10 @@ pub(crate) fn start(
     worker("figures", FIGURES_EVERY, Box::new(move |gateway, _| figures(gateway, &stores)));
     worker("sites", FIGURES_EVERY, Box::new(|gateway, _| gateway.figures.look(gateway)));
     worker("retention", RETENTION_EVERY, Box::new(move |gateway, _| retention(gateway, keep)));
-    worker("collection", GC_EVERY, Box::new(collection));
-    worker("scrub", SCRUB_EVERY, Box::new(scrub));
+    let paces = board.clone();
+    worker(COLLECTION, GC_EVERY, Box::new(move |gateway, progress| collection(gateway, &paces, progress)));
+    let paces = board.clone();
+    worker(SCRUB, SCRUB_EVERY, Box::new(move |gateway, progress| scrub(gateway, &paces, progress)));
     if let Some(ingress) = ingress {
         let (mut dealer, runtime) = (Dealer::default(), tokio::runtime::Handle::current());
         let work: Work = Box::new(move |gateway, _| {
@@ -118,7 +214,10 @@ pub(crate) fn start(
             Some((Ok(Some(config)), pages)) => drop(pages.send(config)),
             Some((Err(error), _)) => {
                 tracing::error!(%error, "the pages keep the certificate that they have");
-                return format!("{listens}; pages keep theirs: {error}");
+                return Said::new(
+                    format!("{}; pages keep theirs: {error}", listens.english),
+                    format!("{}；页面沿用原证书：{error}", listens.chinese),
+                );
             }
             _ => {}
         }
@@ -148,7 +247,12 @@ async fn run(gateway: Arc<Gateway>, board: Arc<Board>, name: &'static str, every
     due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // The long ones would all begin with the daemon, when edges come back all at once.
     let at_once = every <= RETENTION_EVERY;
-    board.say(name, format!("waits; works every {}", crate::text::duration(every)));
+    let often = look::format::duration(every.as_secs(), Language::Chinese);
+    let waits = Said::new(
+        format!("waits; works every {}", crate::text::duration(every)),
+        format!("等待中；每 {often}运行一次"),
+    );
+    board.say(name, waits, false, None);
     if !at_once {
         due.reset();
     }
@@ -158,7 +262,7 @@ async fn run(gateway: Arc<Gateway>, board: Arc<Board>, name: &'static str, every
             () = waker.notified() => {}
             _ = due.tick() => {}
         }
-        board.say(name, "is working");
+        board.say(name, Said::new("is working", "正在运行"), true, None);
         let (shared, progress) = (gateway.clone(), Arc::new(Progress::default()));
         let watched = progress.clone();
         let mut working = tokio::task::spawn_blocking(move || {
@@ -175,19 +279,23 @@ async fn run(gateway: Arc<Gateway>, board: Arc<Board>, name: &'static str, every
         match done {
             Ok((line, again)) => {
                 board.note(name, |runs| runs.last = Some(gateway.state.now()));
-                board.say(name, format!("{line}; last at {}", crate::text::moment(gateway.state.now())));
+                board.say(name, line, false, Some(gateway.state.now()));
                 work = again;
             }
             Err(error) => {
                 tracing::error!(worker = name, %error, "a worker ended unexpectedly and will not work again before a restart");
                 board.note(name, |runs| runs.is_alive = false);
-                return board.say(name, "ended unexpectedly; restart the daemon and report the log");
+                let said = Said::new(
+                    "ended unexpectedly; restart the daemon and report the log",
+                    "意外终止；请重启网关服务并反馈日志",
+                );
+                return board.say(name, said, false, None);
             }
         }
     }
 }
 
-fn figures(gateway: &Gateway, stores: &Check) -> String {
+fn figures(gateway: &Gateway, stores: &Check) -> Said {
     gateway.tidy_limiters();
     gateway.pool.rest();
     gateway.metrics.read_stores(&gateway.state);
@@ -207,22 +315,25 @@ fn figures(gateway: &Gateway, stores: &Check) -> String {
     } else {
         stores.fail("the index of a tenant failed and is being opened anew; if this stays, look at the log");
     }
-    format!("{} stores are open", gateway.state.open_tenants().len())
+    let open = gateway.state.open_tenants().len();
+    Said::new(format!("{open} stores are open"), format!("已打开 {open} 个存储"))
 }
 
 /// Keeps what edges told last.
-fn words(gateway: &Gateway) -> String {
+fn words(gateway: &Gateway) -> Said {
     match gateway.state.telemetry.keep(&gateway.state.catalogue) {
-        Ok(kept) => format!("kept the latest word of {kept} sites"),
+        Ok(kept) => {
+            Said::new(format!("kept the latest word of {kept} sites"), format!("已保存 {kept} 个站点的最新上报"))
+        }
         Err(error) => {
             tracing::warn!(%error, "what edges told last cannot be kept for a restart");
-            format!("could not keep what edges told: {error}")
+            Said::new(format!("could not keep what edges told: {error}"), format!("无法保存边缘设备的上报：{error}"))
         }
     }
 }
 
 /// Forgets what is older than the last `keep` sealed generations of each volume.
-fn retention(gateway: &Arc<Gateway>, keep: usize) -> String {
+fn retention(gateway: &Arc<Gateway>, keep: usize) -> Said {
     let (mut forgotten, mut failed) = (0, 0);
     for tenant in gateway.state.open_tenants() {
         match forget_old(&tenant, keep) {
@@ -235,8 +346,14 @@ fn retention(gateway: &Arc<Gateway>, keep: usize) -> String {
         }
     }
     match failed {
-        0 => format!("forgot {forgotten} generations, keeping {keep} of each volume"),
-        _ => format!("forgot {forgotten} generations; {failed} stores failed, look at the log"),
+        0 => Said::new(
+            format!("forgot {forgotten} generations, keeping {keep} of each volume"),
+            format!("清理了 {forgotten} 个版本，每个卷保留 {keep} 个"),
+        ),
+        _ => Said::new(
+            format!("forgot {forgotten} generations; {failed} stores failed, look at the log"),
+            format!("清理了 {forgotten} 个版本；{failed} 个存储出错，请查看日志"),
+        ),
     }
 }
 
@@ -259,26 +376,28 @@ fn forget_old(tenant: &TenantStore, keep: usize) -> Result<usize, StoreError> {
     Ok(forgotten)
 }
 
-fn collection(gateway: &Arc<Gateway>, progress: &Progress) -> String {
+fn collection(gateway: &Arc<Gateway>, board: &Board, progress: &Progress) -> Said {
     let mut freed = 0;
     for tenant in gateway.state.open_tenants() {
-        let done = tenant.store.gc_plan(progress).and_then(|plan| tenant.store.gc(&plan, GC_TRANQUILLITY, progress));
+        let done =
+            tenant.store.gc_plan(progress).and_then(|plan| tenant.store.gc(&plan, board.pace(COLLECTION), progress));
         match done {
             Ok(bytes) => freed += bytes,
-            Err(StoreError::Cancelled) => return "was stopped with the daemon".into(),
+            Err(StoreError::Cancelled) => return stopped(),
             Err(error) => {
                 tenant.note_failure(&error);
                 tracing::warn!(tenant = %tenant.id, %error, "giving room back failed");
             }
         }
     }
-    format!("gave {} back", crate::text::bytes(freed))
+    let freed = crate::text::bytes(freed);
+    Said::new(format!("gave {freed} back"), format!("释放了 {freed}"))
 }
 
-fn scrub(gateway: &Arc<Gateway>, progress: &Progress) -> String {
+fn scrub(gateway: &Arc<Gateway>, board: &Board, progress: &Progress) -> Said {
     let (mut damages, mut asked, mut later) = (0, 0, 0);
     for tenant in gateway.state.open_tenants() {
-        match tenant.store.scrub(SCRUB_TRANQUILLITY, progress) {
+        match tenant.store.scrub(board.pace(SCRUB), progress) {
             Ok(found) => {
                 gateway.metrics.scrubbed(&found);
                 for damage in &found {
@@ -289,18 +408,27 @@ fn scrub(gateway: &Arc<Gateway>, progress: &Progress) -> String {
                 later += repairs.later;
                 damages += found.len();
             }
-            Err(StoreError::Cancelled) => return "was stopped with the daemon".into(),
+            Err(StoreError::Cancelled) => return stopped(),
             Err(error) => {
                 tenant.note_failure(&error);
                 tracing::warn!(tenant = %tenant.id, %error, "the scrub failed");
             }
         }
     }
-    format!("found {damages} damages and asked for blocks of {asked} generations; those of {later} wait for their edge")
+    Said::new(
+        format!(
+            "found {damages} damages and asked for blocks of {asked} generations; those of {later} wait for their edge"
+        ),
+        format!("发现 {damages} 处损坏；已为 {asked} 个版本请求数据块，另有 {later} 个等待其边缘设备上线"),
+    )
+}
+
+fn stopped() -> Said {
+    Said::new("was stopped with the daemon", "随服务停止")
 }
 
 /// Listens with a new certificate, and drops what expired long ago.
-fn certificate(gateway: &Arc<Gateway>, endpoints: &[Endpoint]) -> String {
+fn certificate(gateway: &Arc<Gateway>, endpoints: &[Endpoint]) -> Said {
     let (state, now) = (&gateway.state, gateway.state.now());
     let long_ago = UnixMillis(now.0.saturating_sub(KEEP_EXPIRED.as_millis() as u64));
     if let Err(error) = state.catalogue.tidy(long_ago) {
@@ -318,11 +446,39 @@ fn certificate(gateway: &Arc<Gateway>, endpoints: &[Endpoint]) -> String {
         Ok(config) => {
             endpoints.iter().for_each(|endpoint| endpoint.set_server_config(Some(config.clone())));
             *gateway.listening.write().expect("it is only replaced") = Arc::new(config);
-            "listens with a new certificate".into()
+            Said::new("listens with a new certificate", "已启用新证书")
         }
         Err(why) => {
             tracing::error!(why, "no new certificate could be made");
-            format!("could not make a new certificate: {why}")
+            Said::new(format!("could not make a new certificate: {why}"), format!("无法生成新证书：{why}"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_the_usual_one_until_somebody_sets_it() {
+        let board = Board::default();
+        assert_eq!((board.share(COLLECTION), board.share(SCRUB)), (50, 10));
+        board.set_share(SCRUB, 25);
+        assert_eq!((board.share(SCRUB), board.pace(SCRUB).0), (25, 0.25));
+        assert_eq!(paced("words"), None, "what takes no time of the disk has no share");
+        board.say(SCRUB, Said::new("waits", "等待中"), false, None);
+        board.say("words", Said::new("waits", "等待中"), false, None);
+        let shares: Vec<_> = board.views().iter().map(|view| (view.name, view.share)).collect();
+        assert_eq!(shares, [("scrub", Some(25)), ("words", None)]);
+    }
+
+    #[test]
+    fn a_line_says_when_its_worker_was_done_last_and_nothing_of_that_while_it_works() {
+        let board = Board::default();
+        board.say(SCRUB, Said::new("found nothing", "未发现损坏"), false, Some(UnixMillis(1_800_000_000_000)));
+        assert!(board.lines()[0].1.starts_with("found nothing; last at 2027-01-15"), "{:?}", board.lines());
+        board.say(SCRUB, Said::new("is working", "正在运行"), true, None);
+        assert_eq!(board.lines()[0].1, "is working");
+        assert_eq!(board.views()[0].last, Some(UnixMillis(1_800_000_000_000)), "it stays known");
     }
 }

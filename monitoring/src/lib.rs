@@ -37,18 +37,22 @@
 //!   A name or address that an outsider chooses is no label value.
 
 mod health;
+#[cfg(test)]
+mod kit_tests;
 mod log;
 mod page;
 mod process;
+mod recent;
 mod registry;
 mod server;
 mod within;
 
 pub use health::{Check, CheckReport, Health, HealthReport};
-pub use log::{LogFormat, ParseLogFormatError, start_log};
+pub use log::{LogFormat, ParseLogFormatError, start_log, start_log_keeping};
 pub use page::Page;
 pub use process::{MemoryUse, register_process};
 pub use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+pub use recent::Recent;
 pub use registry::{MetricError, Registry};
 pub use server::{ServeError, bind, exposition, router, serve, serve_routes};
 pub use within::{Limited, Limits, Peer, Seat, serve_within};

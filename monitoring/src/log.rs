@@ -1,5 +1,6 @@
 //! Logs of a daemon: to stderr, as text for people or as JSON for programs. `RUST_LOG` says how much.
 
+use crate::recent::Recent;
 use std::fmt;
 use std::io::{self, IsTerminal};
 use std::str::FromStr;
@@ -46,6 +47,17 @@ impl fmt::Display for LogFormat {
 /// Logs what is at least of `level`, where `RUST_LOG` does not say otherwise. The journal has a clock and no colours of its own: neither is written to it.
 /// To be called once, before anything else.
 pub fn start_log(format: LogFormat, level: &str) {
+    start(format, level, None);
+}
+
+/// The same; the last lines are kept in memory too, for whoever makes diagnostics of them.
+pub fn start_log_keeping(format: LogFormat, level: &str) -> Recent {
+    let recent = Recent::default();
+    start(format, level, Some(recent.clone()));
+    recent
+}
+
+fn start(format: LogFormat, level: &str, recent: Option<Recent>) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let journal = std::env::var("JOURNAL_STREAM").ok();
     let is_journal = journal.is_some_and(|journal| stderr_is().is_ok_and(|stderr| names(&journal, stderr)));
@@ -57,7 +69,8 @@ pub fn start_log(format: LogFormat, level: &str) {
         (LogFormat::Json, false) => layer.json().flatten_event(true).with_span_list(false).boxed(),
         (LogFormat::Json, true) => layer.json().flatten_event(true).with_span_list(false).without_time().boxed(),
     };
-    tracing_subscriber::registry().with(filter).with(layer).init();
+    let kept = recent.map(|recent| lines::layer().with_writer(recent).with_target(false).with_ansi(false));
+    tracing_subscriber::registry().with(filter).with(layer).with(kept).init();
 }
 
 /// Device and inode of stderr.

@@ -39,9 +39,14 @@ impl TrustedClock {
         told.time.checked_add(SignedDuration::try_from(since).ok()?).ok()
     }
 
+    /// How long ago the time was told, if it ever was.
+    pub fn told_ago(&self, counted: Duration) -> Option<Duration> {
+        self.told.map(|told| counted.saturating_sub(told.counted))
+    }
+
     /// How far it is to be trusted, given how long the policy lets it be without word from the gateway.
     pub fn trust(&self, counted: Duration, holdover: Duration) -> ClockTrust {
-        match self.told.map(|told| counted.saturating_sub(told.counted)) {
+        match self.told_ago(counted) {
             Some(since) if since <= SYNCED.min(holdover) => ClockTrust::Synced,
             Some(since) if since <= holdover => ClockTrust::Holdover,
             _ => ClockTrust::Untrusted,

@@ -1,6 +1,7 @@
 //! The lab: what the scenarios, benchmarks and the demo are made of.
 //!
 //! ```text
+//!   browser   a real Chromium: pages, clicks, screenshots, what axe finds
 //!   codec     capture, coding and ingest between two stores of this process
 //!   index     the store's index at the size of 50 TB
 //!   volumes   small realistic volumes, made in-process, that change as a working day changes them
@@ -14,6 +15,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "the lab watches real time")]
 
+pub mod browser;
 pub mod codec;
 pub mod images;
 pub mod index;

@@ -8,8 +8,10 @@ use shaping::Rate;
 use shaping::policy::{Bend, Override};
 use std::time::Duration;
 
-/// The longest that a site may pause by itself: a shift. Whoever needs more asks the operators, or pauses again.
-const LONGEST: Duration = Duration::from_secs(12 * 3600);
+/// The longest that a site may pause by itself: until tomorrow morning, whenever that is said. Whoever needs more asks the operators, or pauses again.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 3600);
+/// The longest that it may boost: a shift.
+pub const LONGEST_BOOST: Duration = Duration::from_secs(12 * 3600);
 /// Overrides of the site have numbers from here on, so that they are none of the policy's.
 const FIRST_ID: u64 = 1 << 62;
 
@@ -35,8 +37,8 @@ pub struct LocalRecord {
 #[derive(Debug, thiserror::Error)]
 pub enum LocalError {
     /// Not that long.
-    #[error("{0} s are not between a minute and 12 hours; ask the operators for more")]
-    Long(u64),
+    #[error("{0} s are not between a minute and {1} hours; ask the operators for more")]
+    Long(u64, u64),
     /// There is no right to it.
     #[error(
         "the policy of this site does not let it boost by itself: ask the operators (`sluice-gateway override add`)"
@@ -58,7 +60,8 @@ impl LocalRecord {
     /// machine's own clock, which may be years ahead, ends no pause.
     pub(super) fn taken_up(self, now: Option<Timestamp>, counted: Duration) -> Option<Local> {
         let (from, until) = (Timestamp::from_second(self.from).ok()?, Timestamp::from_second(self.until).ok()?);
-        let left = Duration::try_from(until.duration_since(now.unwrap_or(from))).ok()?.min(LONGEST);
+        let longest = if self.boost_bits == 0 { LONGEST_PAUSE } else { LONGEST_BOOST };
+        let left = Duration::try_from(until.duration_since(now.unwrap_or(from))).ok()?.min(longest);
         let bend = match self.boost_bits {
             0 => Bend::Pause,
             bits => Bend::Boost { rate: shaping::BitsPerSec::new(bits).into(), pierce: false },
@@ -123,8 +126,9 @@ impl Line {
     }
 
     fn bend(&self, bend: Bend, lasts: Duration, actor: String, reason: String) -> Result<Timestamp, LocalError> {
-        if !(Duration::from_secs(60)..=LONGEST).contains(&lasts) {
-            return Err(LocalError::Long(lasts.as_secs()));
+        let longest = if bend == Bend::Pause { LONGEST_PAUSE } else { LONGEST_BOOST };
+        if !(Duration::from_secs(60)..=longest).contains(&lasts) {
+            return Err(LocalError::Long(lasts.as_secs(), longest.as_secs() / 3600));
         }
         let mut state = self.lock();
         tracing::warn!(actor, reason, ?bend, ?lasts, "the site bends the schedule");

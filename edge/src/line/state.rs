@@ -147,6 +147,21 @@ impl State {
         self.clock.now(counted)
     }
 
+    /// How far it is trusted, when it may be believed so long without word from the gateway.
+    pub(super) fn clock_trust(&self, counted: Duration, holdover: Duration) -> ClockTrust {
+        self.clock.trust(counted, holdover)
+    }
+
+    /// How long ago a gateway told the time.
+    pub(super) fn told_ago(&self, counted: Duration) -> Option<Duration> {
+        self.clock.told_ago(counted)
+    }
+
+    /// The configuration's rate.
+    pub(super) fn ceiling(&self) -> Option<Rate> {
+        self.ceiling
+    }
+
     /// The time as well as it is known.
     pub(super) fn known(&self, clocks: Clocks) -> Timestamp {
         self.clock.now(clocks.counted).unwrap_or(clocks.machine)

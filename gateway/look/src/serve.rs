@@ -91,11 +91,13 @@ pub fn with_headers(router: Router, is_tls: bool) -> Router {
     }))
 }
 
-/// What every answer tells the browser: run and load nothing from elsewhere, tell nobody where the person was, let no other page embed or open it.
+/// What every answer tells the browser: run and load nothing from elsewhere, tell no other site where the person was, let no other page embed or open it.
+///
+/// The referrer goes to this server: with `no-referrer` browsers send `Origin: null` with our own forms, which then look like those of a page from elsewhere.
 const HEADERS: [(HeaderName, &str); 6] = [
     (header::CONTENT_SECURITY_POLICY, CONTENT_POLICY),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (header::REFERRER_POLICY, "no-referrer"),
+    (header::REFERRER_POLICY, "same-origin"),
     (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     (

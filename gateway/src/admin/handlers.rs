@@ -7,7 +7,7 @@ use crate::catalogue::{Site, Tenant};
 use crate::live::Live;
 use crate::rehydrate::{self, Rehydration};
 use crate::state::{State, TenantStore};
-use crate::workers::Board;
+use crate::workers::{self, Board, WorkerView};
 use crate::{backup, enrol, repairs};
 use dedupe::{BLOCK, Generation, Lineage, Pace, Progress, Store, StoreOptions, UnixMillis};
 use std::path::Path;
@@ -83,6 +83,8 @@ impl Admin {
             Request::Status => Ok(self.status()),
             Request::Verify { volume, generation } => self.verify(&volume, &generation, report),
             Request::Tenant { name } => self.add_tenant(name),
+            Request::Site { tenant, site } => self.add_site(&tenant, &site),
+            Request::Tranquillity { worker, share } => self.set_tranquillity(&worker, share),
             Request::Account(request) => self.account(caller, request),
             Request::Approvals { all } => self.approvals(caller, all),
             Request::Answer { number, approve, reason } => self.answer(caller, (number, approve, &reason), report),
@@ -95,6 +97,31 @@ impl Admin {
         let tenant = self.state.catalogue.tenant(&name, self.state.now())?;
         self.state.tenant(tenant.id)?;
         Ok(Answer::Tenant { tenant: tenant.name })
+    }
+
+    fn add_site(&self, tenant: &str, site: &str) -> Result<Answer, AdminError> {
+        crate::catalogue::check_name(site)?;
+        let tenant = self.state.catalogue.tenant(tenant, self.state.now())?;
+        self.state.tenant(tenant.id)?;
+        let (site, made) = self.state.catalogue.add_site(&tenant, site, self.state.now())?;
+        Ok(Answer::Site { site: site.name, made })
+    }
+
+    /// Kept, and used from the worker's next store on.
+    fn set_tranquillity(&self, worker: &str, share: u32) -> Result<Answer, AdminError> {
+        let name = workers::paced(worker).ok_or_else(|| AdminError::NoWorker(crate::text::printable(worker)))?;
+        let known = u8::try_from(share).ok().filter(|share| (1..=100).contains(share));
+        let known = known.ok_or(AdminError::Share(share))?;
+        self.state.catalogue.set_tranquillity(name, known)?;
+        if let Some(daemon) = &self.daemon {
+            daemon.board.set_share(name, known);
+        }
+        Ok(Answer::Done { what: format!("{name} may take {share} % of the disk's time") })
+    }
+
+    /// What works in the background; nothing while no daemon runs.
+    pub(crate) fn workers(&self) -> Vec<WorkerView> {
+        self.daemon.as_ref().map(|daemon| daemon.board.views()).unwrap_or_default()
     }
 
     /// Reads a generation from the store and compares what it hashes to with its root.

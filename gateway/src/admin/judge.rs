@@ -127,6 +127,16 @@ impl Admin {
                 Subject { right: Right::Administer, whole: true, ..looks(None) }
             }
             Request::Tenant { name } => Subject::whole("tenant.add", name),
+            Request::Tranquillity { worker, share } => Subject {
+                detail: format!("{share} % of the disk's time"),
+                ..Subject::whole("worker.tranquillity", worker)
+            },
+            Request::Site { tenant, site } => {
+                let there = self.state.catalogue.tenants()?.into_iter().find(|known| known.name == *tenant);
+                let there = there.filter(|tenant| caller.sees(tenant));
+                let whole = there.is_none();
+                Subject { whole, ..Subject::new(Some("site.add"), Right::Administer, there, site) }
+            }
             Request::Token { tenant, site, .. } => {
                 let there = self.state.catalogue.tenants()?.into_iter().find(|known| known.name == *tenant);
                 let there = there.filter(|tenant| caller.sees(tenant));
@@ -431,7 +441,7 @@ impl AdminError {
         use AdminError as E;
         match self {
             E::Catalogue(error) => of_catalogue(error),
-            E::NoVolume(_) | E::NoGeneration { .. } | E::NoApproval(_) => Fault::Missing,
+            E::NoVolume(_) | E::NoGeneration { .. } | E::NoApproval(_) | E::NoWorker(_) => Fault::Missing,
             E::Forbidden(_) | E::OwnRequest | E::CommandLineOnly(_) | E::Outside(..) | E::NoTargets => Fault::Forbidden,
             E::Account(error) => match error {
                 AccountError::Catalogue(error) => of_catalogue(error),
@@ -451,7 +461,7 @@ impl AdminError {
                 ChangeError::Report(crate::policies::report::ReportError::Catalogue(error)) => of_catalogue(error),
                 _ => Fault::Invalid,
             },
-            E::Rate(_) | E::Class(_) | E::Whose | E::VolumeName(_) => Fault::Invalid,
+            E::Rate(_) | E::Class(_) | E::Whose | E::VolumeName(_) | E::Share(_) => Fault::Invalid,
             E::Rehydrate(RehydrateError::Target(_) | RehydrateError::Draft(_)) => Fault::Conflict,
             E::Answered(..) | E::Expired(_) | E::Running | E::NoAddress | E::Cancelled => Fault::Conflict,
             E::Stale(_) => Fault::Stale,

@@ -77,6 +77,28 @@ pub struct ApprovalLine {
     pub answer: Option<String>,
 }
 
+/// Something that waits for a second person, with what it would change.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Proposal {
+    /// What waits.
+    pub approval: ApprovalLine,
+    /// Documents that would take the place of others; none: it is no change of documents.
+    pub documents: Vec<ProposedDocument>,
+    /// Sites whose policies were changed since this was asked for: nobody can agree to it any more.
+    pub stale: Vec<String>,
+}
+
+/// A document that would take the place of another.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ProposedDocument {
+    /// The site.
+    pub site: String,
+    /// The document that was in force when it was asked for, TOML; absent: there was none.
+    pub before: Option<String>,
+    /// The one that would be, TOML.
+    pub after: String,
+}
+
 /// How the audit log is exported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -257,6 +279,32 @@ impl Admin {
             }
         }
         Ok(Answer::Approvals { approvals: lines })
+    }
+
+    /// What waits or waited under this number, with what it would change, if the caller sees it.
+    pub(crate) fn proposal(&self, caller: &Caller, number: u64) -> Result<Proposal, AdminError> {
+        let catalogue = &self.state.catalogue;
+        let missing = || AdminError::NoApproval(number);
+        let approval = catalogue.approval(number)?.ok_or_else(missing)?;
+        let mut tenants = catalogue.tenants()?.into_iter();
+        let tenant = tenants.find(|tenant| tenant.id == approval.tenant && caller.sees(tenant)).ok_or_else(missing)?;
+        let asked: Option<Request> = serde_json::from_str(&approval.request).ok();
+        let (mut documents, mut stale) = (Vec::new(), Vec::new());
+        for (id, version) in &approval.seen {
+            let site = catalogue.site(*id)?.map_or_else(|| id.to_string(), |site| site.name);
+            if catalogue.policy(*id)?.map_or(0, |row| row.version) != *version {
+                stale.push(site.clone());
+            }
+            if let Some(Request::Policy(super::PolicyRequest::Set { document, .. })) = &asked {
+                let before = catalogue.policy_version(*id, *version)?.map(|row| row.document);
+                documents.push(ProposedDocument { site, before, after: document.clone() });
+            }
+        }
+        let approval = approval_line(approval, tenant.name, self.state.now());
+        if approval.state != "waiting" {
+            stale.clear(); // what was done has made the version after it
+        }
+        Ok(Proposal { approval, documents, stale })
     }
 
     pub(super) fn answer(

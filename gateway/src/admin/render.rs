@@ -127,6 +127,8 @@ pub fn answer(answer: &Answer) -> String {
         }
         Answer::Tenant { tenant } => format!("Tenant {tenant} is there.\n"),
         Answer::Done { what } => format!("{what}.\n"),
+        Answer::Site { site, made: true } => format!("Site {site} is made.\n"),
+        Answer::Site { site, .. } => format!("Site {site} was there already.\n"),
         Answer::Accounts { .. }
         | Answer::AccountSecret { .. }
         | Answer::ApiTokens { .. }

@@ -2,7 +2,7 @@
 
 use super::{Asked, Json, Me, Outcome, PageOf, Part, Path, Problem};
 use crate::access::{Caller, Role};
-use crate::admin::{AccountLine, AccountRequest, Answer, ApprovalLine, AuditFormat, Request, TokenLine};
+use crate::admin::{AccountLine, AccountRequest, Answer, ApprovalLine, AuditFormat, Proposal, Request, TokenLine};
 use crate::catalogue::AuditRow;
 use crate::web::{Web, blocking};
 use axum::body::{Body, Bytes};
@@ -30,6 +30,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Web>> {
         .routes(routes!(tokens, add_token))
         .routes(routes!(remove_token))
         .routes(routes!(approvals))
+        .routes(routes!(approval))
         .routes(routes!(approve))
         .routes(routes!(refuse))
         .routes(routes!(audit))
@@ -301,6 +302,22 @@ pub(crate) async fn approval_lines(web: &Web, caller: &Caller, all: bool) -> Res
         Answer::Approvals { approvals } => Ok(approvals),
         _ => Err(unexpected()),
     }
+}
+
+/// What waits or waited under a number, with what it would change.
+#[utoipa::path(get, path = "/approvals/{number}", tag = "people", security(("session" = ["see"]), ("token" = ["see"])), params(("number" = u64, Path)),
+    responses((status = 200, body = Proposal), (status = 401, body = Problem), (status = 404, body = Problem)))]
+async fn approval(
+    State(web): State<Arc<Web>>,
+    Me(caller): Me,
+    Path(number): Path<u64>,
+) -> Result<Json<Proposal>, Problem> {
+    Ok(Json(proposal(&web, &caller, number).await?))
+}
+
+pub(crate) async fn proposal(web: &Arc<Web>, caller: &Caller, number: u64) -> Result<Proposal, Problem> {
+    let (admin, caller) = (web.admin.clone(), caller.clone());
+    Ok(blocking(move || admin.proposal(&caller, number)).await?)
 }
 
 /// Agrees to what waits, and has it done.

@@ -33,6 +33,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Web>> {
         .routes(routes!(hold, release))
         .routes(routes!(holidays))
         .routes(routes!(line_report))
+        .routes(routes!(line_report_csv))
 }
 
 /// A version of a site's policy.
@@ -410,6 +411,25 @@ async fn line_report(
     Asked(Month { month }): Asked<Month>,
 ) -> Result<Json<LineReport>, Problem> {
     Ok(Json(report(&web, &caller, named(&tenant, &site)?, month).await?))
+}
+
+/// The days of a month of a line as CSV, for spreadsheets.
+#[utoipa::path(get, path = "/sites/{tenant}/{site}/report.csv", tag = "policy", security(("session" = ["see"]), ("token" = ["see"])),
+    params(("tenant" = String, Path), ("site" = String, Path), Month),
+    responses((status = 200, content_type = "text/csv", body = String), (status = 400, body = Problem), (status = 401, body = Problem), (status = 404, body = Problem), (status = 422, body = Problem)))]
+async fn line_report_csv(
+    State(web): State<Arc<Web>>,
+    Me(caller): Me,
+    Path((tenant, site)): Path<(String, String)>,
+    Asked(Month { month }): Asked<Month>,
+) -> Result<Response, Problem> {
+    let report = report(&web, &caller, named(&tenant, &site)?, month).await?;
+    let text = crate::admin::policy::render::report_csv(&report);
+    // Names hold letters, digits, `-`, `_` and `.` only (`check_name`), and the month was read as one.
+    let name = format!("attachment; filename=\"{}-{}.csv\"", report.site, report.month);
+    let name = HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static("attachment"));
+    let media = HeaderValue::from_static("text/csv; charset=utf-8");
+    Ok(([(header::CONTENT_TYPE, media), (header::CONTENT_DISPOSITION, name)], text).into_response())
 }
 
 pub(crate) async fn report(web: &Web, caller: &Caller, site: String, month: String) -> Result<LineReport, Problem> {

@@ -2,9 +2,11 @@
 
 use super::{Asked, Json, Me, Outcome, PageOf, Part, Path, Problem, named};
 use crate::access::Caller;
-use crate::admin::{Answer, Request};
+use crate::admin::{AdminError, Answer, PolicyRequest, Request, Signature};
 use crate::catalogue::{Site, Tenant};
 use crate::fleet::{Mood, SiteState, SiteView, Snapshot};
+use crate::policies::ChangeError;
+use crate::policies::first::FirstPolicy;
 use crate::policies::report::EventLine;
 use crate::web::{Web, blocking};
 use axum::extract::State;
@@ -27,7 +29,7 @@ const QUIET: Duration = Duration::from_secs(15);
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Web>> {
     OpenApiRouter::new()
-        .routes(routes!(list))
+        .routes(routes!(list, add))
         .routes(routes!(one))
         .routes(routes!(invite))
         .routes(routes!(revoke))
@@ -115,6 +117,52 @@ pub(crate) async fn fleet(web: &Arc<Web>, caller: &Caller, filter: Filter) -> Re
         Ok(filter.of(&*web.fleet.snapshot(Instant::now())?, &tenants, &caller))
     })
     .await
+}
+
+/// A site to be made.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewSite {
+    /// The tenant's name; it is made if there is none.
+    tenant: String,
+    /// The site's name.
+    site: String,
+    /// Its first policy; without it the site has none.
+    first: Option<FirstPolicy>,
+}
+
+/// Makes a site, if there is none of that name, with a first policy, if it has none.
+#[utoipa::path(post, path = "/sites", tag = "sites", request_body = NewSite, security(("session" = ["administer"]), ("token" = ["administer"])),
+    responses((status = 200, body = Outcome), (status = 401, body = Problem), (status = 403, body = Problem), (status = 422, body = Problem)))]
+async fn add(State(web): State<Arc<Web>>, Me(caller): Me, Json(new): Json<NewSite>) -> Result<Response, Problem> {
+    // What cannot be is refused before anything is made.
+    let document = match &new.first {
+        Some(first) => {
+            let document = first.document().map_err(AdminError::from)?;
+            let now = crate::policies::timestamp(web.state.now());
+            crate::policies::check(&document, now).map_err(AdminError::from)?;
+            Some(document)
+        }
+        None => None,
+    };
+    let name = named(&new.tenant, &new.site)?;
+    let request = Request::Site { tenant: new.tenant, site: new.site };
+    let made = match web.ask(&caller, request).await? {
+        Answer::Site { made, .. } => made,
+        _ => return Err(Problem::failed("the gateway answered something else than a site")),
+    };
+    let mut what = vec![if made { format!("site {name} is made") } else { format!("site {name} was there already") }];
+    if let Some(document) = document {
+        let author = Signature { actor: caller.name.clone(), reason: "first schedule of the site".into() };
+        let site = Some(name.clone());
+        let set = PolicyRequest::Set { site, all_of: None, sites: Vec::new(), document, expected: Some(0), author };
+        match web.ask(&caller, Request::Policy(set)).await {
+            Ok(_) => what.push("it has its first policy".into()),
+            Err(AdminError::Policy(ChangeError::Moved { .. })) => what.push("the policy that it has stays".into()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(Json(Outcome::done(what)).into_response())
 }
 
 /// One site.

@@ -1,6 +1,6 @@
 //! The gateway itself: tenants, workers, grants, authorities, how it is set.
 
-use super::{Json, Me, Outcome, Problem};
+use super::{Json, Me, Outcome, Path, Problem};
 use crate::access::{Caller, Right};
 use crate::admin::{Answer, Authority, Request};
 use crate::web::{Web, blocking};
@@ -16,6 +16,9 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Web>> {
     OpenApiRouter::new()
         .routes(routes!(tenants, add_tenant))
         .routes(routes!(workers))
+        .routes(routes!(set_tranquillity))
+        .routes(routes!(settings))
+        .routes(routes!(stores))
         .routes(routes!(grants))
         .routes(routes!(authorities, change_authority))
 }
@@ -43,8 +46,75 @@ struct NewTenant {
 pub(crate) struct WorkerLine {
     /// Its name.
     pub(crate) name: String,
-    /// What it does.
+    /// What it does, or did last.
     pub(crate) doing: String,
+    /// Whether it is at work.
+    pub(crate) working: bool,
+    /// When it was done last, milliseconds since 1970; absent: not since the gateway's start.
+    pub(crate) last: Option<u64>,
+    /// The share of a disk's time that it may take, per cent, where that can be set.
+    pub(crate) share: Option<u8>,
+}
+
+/// The share of a disk's time that a worker may take.
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Tranquillity {
+    /// Per cent.
+    #[schema(minimum = 1, maximum = 100)]
+    share: u32,
+}
+
+/// How the gateway is set; changed in its configuration, and nowhere else.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub(crate) struct Settings {
+    /// The gateway's version.
+    pub(crate) version: &'static str,
+    /// The protocol versions that edges may speak.
+    pub(crate) protocols: Vec<String>,
+    /// Directory of everything durable.
+    pub(crate) state: String,
+    /// Where edges are awaited, QUIC over UDP.
+    pub(crate) listen: Vec<String>,
+    /// Under which addresses edges are told to reach it.
+    pub(crate) addresses: Vec<String>,
+    /// Where metrics and health are served; absent: nowhere.
+    pub(crate) http: Option<String>,
+    /// Bits per second of the gateway's own line; absent: it is no bottleneck.
+    pub(crate) ingress: Option<u64>,
+    /// Sealed generations that are kept of each volume.
+    pub(crate) retention: usize,
+    /// Parcels that are decoded at once.
+    pub(crate) decode_workers: usize,
+    /// Bytes that stay free on the disk.
+    pub(crate) reserve: u64,
+    /// Days that an edge's certificate is good for.
+    pub(crate) certificate_days: u64,
+    /// Where pages and API are served.
+    pub(crate) web_listen: String,
+    /// Names under which browsers come.
+    pub(crate) web_names: Vec<String>,
+    /// What encrypts them: `own`, `given` or `off`.
+    pub(crate) web_tls: &'static str,
+    /// When the certificate of the pages ends, seconds since 1970; absent: there is none.
+    pub(crate) web_certificate_ends: Option<u64>,
+    /// Folders below which generations may be rehydrated from afar.
+    pub(crate) targets: Vec<String>,
+    /// Bytes that are free on the disk of the state directory; absent: it does not say.
+    pub(crate) disk_free: Option<u64>,
+}
+
+/// What a tenant takes of the disk.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub(crate) struct StoreLine {
+    /// The tenant.
+    pub(crate) tenant: String,
+    /// Bytes of content, as stored.
+    pub(crate) data_bytes: u64,
+    /// Bytes of records, as stored, both copies.
+    pub(crate) record_bytes: u64,
+    /// Generations, arriving ones too.
+    pub(crate) generations: u64,
 }
 
 /// What a site may use of the gateway's own line.
@@ -136,17 +206,95 @@ async fn add_tenant(
 /// What works in the background.
 #[utoipa::path(get, path = "/workers", tag = "system", security(("session" = ["see"]), ("token" = ["see"])),
     responses((status = 200, body = Vec<WorkerLine>), (status = 401, body = Problem)))]
-async fn workers(State(web): State<Arc<Web>>, Me(caller): Me) -> Result<Json<Vec<WorkerLine>>, Problem> {
-    Ok(Json(worker_lines(&web, &caller).await?))
+async fn workers(State(web): State<Arc<Web>>, Me(_caller): Me) -> Result<Json<Vec<WorkerLine>>, Problem> {
+    Ok(Json(worker_lines(&web)))
 }
 
-pub(crate) async fn worker_lines(web: &Web, caller: &Caller) -> Result<Vec<WorkerLine>, Problem> {
-    match web.ask(caller, Request::Status).await? {
-        Answer::Status { workers, .. } => {
-            Ok(workers.into_iter().map(|(name, doing)| WorkerLine { name, doing }).collect())
+fn worker_lines(web: &Web) -> Vec<WorkerLine> {
+    let line = |view: crate::workers::WorkerView| WorkerLine {
+        name: view.name.into(),
+        doing: view.said.of(look::Language::English).into(),
+        working: view.working,
+        last: view.last.map(|last| last.0),
+        share: view.share,
+    };
+    web.admin.workers().into_iter().map(line).collect()
+}
+
+/// Sets the share of a disk's time that a worker may take: `collection` or `scrub`. It counts from the worker's next store on.
+#[utoipa::path(put, path = "/workers/{name}/tranquillity", tag = "system", request_body = Tranquillity, security(("session" = ["administer"]), ("token" = ["administer"])),
+    params(("name" = String, Path)),
+    responses((status = 200, body = Outcome), (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem), (status = 422, body = Problem)))]
+async fn set_tranquillity(
+    State(web): State<Arc<Web>>,
+    Me(caller): Me,
+    Path(worker): Path<String>,
+    Json(set): Json<Tranquillity>,
+) -> Result<Response, Problem> {
+    Ok(Outcome::of(web.ask(&caller, Request::Tranquillity { worker, share: set.share }).await?))
+}
+
+/// How the gateway is set, for whoever sees all of it. Holds no secrets.
+#[utoipa::path(get, path = "/settings", tag = "system", security(("session" = ["see"]), ("token" = ["see"])),
+    responses((status = 200, body = Settings), (status = 401, body = Problem), (status = 403, body = Problem)))]
+async fn settings(State(web): State<Arc<Web>>, Me(caller): Me) -> Result<Json<Settings>, Problem> {
+    Ok(Json(settings_of(&web, &caller).await?))
+}
+
+pub(crate) async fn settings_of(web: &Arc<Web>, caller: &Caller) -> Result<Settings, Problem> {
+    caller.require(Right::See, None)?;
+    let web = web.clone();
+    blocking(move || {
+        let (config, pages) = (&web.settings, &web.config);
+        let text = |all: &[std::net::SocketAddr]| all.iter().map(ToString::to_string).collect();
+        let tls = match pages.tls {
+            crate::config::WebTls::Own => "own",
+            crate::config::WebTls::Given { .. } => "given",
+            crate::config::WebTls::Off => "off",
+        };
+        Ok(Settings {
+            version: env!("CARGO_PKG_VERSION"),
+            protocols: wire::version::SPOKEN.iter().map(|version| format!("{version:?}")).collect(),
+            state: web.state.folder().display().to_string(),
+            listen: text(&config.listen),
+            addresses: web.state.catalogue.addresses()?,
+            http: config.http.map(|address| address.to_string()),
+            ingress: config.ingress.map(|ingress| ingress.bits()),
+            retention: config.retention,
+            decode_workers: config.decode_workers,
+            reserve: config.reserve,
+            certificate_days: config.certificate_validity.as_secs() / 86_400,
+            web_listen: pages.listen.to_string(),
+            web_names: pages.names.clone(),
+            web_tls: tls,
+            web_certificate_ends: web.certificate_ends(),
+            targets: pages.targets.iter().map(|target| target.display().to_string()).collect(),
+            disk_free: crate::files::free_bytes(web.state.folder()).ok(),
+        })
+    })
+    .await
+}
+
+/// What each tenant takes of the disk, the largest first.
+#[utoipa::path(get, path = "/stores", tag = "system", security(("session" = ["see"]), ("token" = ["see"])),
+    responses((status = 200, body = Vec<StoreLine>), (status = 401, body = Problem), (status = 500, body = Problem)))]
+async fn stores(State(web): State<Arc<Web>>, Me(caller): Me) -> Result<Json<Vec<StoreLine>>, Problem> {
+    Ok(Json(store_lines(&web, &caller).await?))
+}
+
+pub(crate) async fn store_lines(web: &Arc<Web>, caller: &Caller) -> Result<Vec<StoreLine>, Problem> {
+    let (web, caller) = (web.clone(), caller.clone());
+    blocking(move || {
+        let mut lines = Vec::new();
+        for (tenant, store) in web.state.all_tenants()?.into_iter().filter(|(tenant, _)| caller.sees(tenant)) {
+            let stats = store.store.stats().map_err(crate::admin::AdminError::from)?;
+            let (data_bytes, record_bytes, generations) = (stats.data_bytes, stats.meta_bytes, stats.generations);
+            lines.push(StoreLine { tenant: tenant.name, data_bytes, record_bytes, generations });
         }
-        _ => Err(Problem::failed("the gateway answered something else than its workers")),
-    }
+        lines.sort_by_key(|line| std::cmp::Reverse(line.data_bytes + line.record_bytes));
+        Ok(lines)
+    })
+    .await
 }
 
 /// How the gateway's own line is dealt out now.

@@ -192,12 +192,7 @@ fn a_scrape_of_500_sites_is_quick() {
             name: format!("branch-{number}"),
             seen: Some(UnixMillis(1_700_000_000_000)),
             certificate_end: Some(UnixMillis(1_800_000_000_000)),
-            rules: Some(Rules {
-                version: 4,
-                line: 2_000_000,
-                cap: 1_600_000.0,
-                windows,
-            }),
+            rules: Some(Rules { version: 4, line: 2_000_000, cap: 1_600_000.0, windows }),
             held: Some((4, false)),
             volumes: ["db", "files", "mail"].map(volume).into(),
         }

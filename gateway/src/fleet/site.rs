@@ -161,6 +161,10 @@ pub struct QuotaView {
     pub limit: u64,
     /// Thousandths of its period that have passed; absent: it has no end.
     pub passed: Option<u16>,
+    /// When its period began, seconds since 1970; absent: it has no end.
+    pub begins: Option<u64>,
+    /// When its period ends, seconds since 1970; absent: it has no end.
+    pub ends: Option<u64>,
 }
 
 /// Something that needs to be known.
@@ -246,6 +250,8 @@ pub struct StripView {
     pub spans: Vec<look::Span>,
     /// What was sent, in thousandths of what the line carries.
     pub sent: Vec<u16>,
+    /// Bytes that were sent in all of it.
+    pub bytes: u64,
 }
 
 impl Fleet {
@@ -325,7 +331,7 @@ impl Fleet {
         let begins = Timestamp::from_second(first).unwrap_or(now);
         let ends = Timestamp::from_second(first + i64::from(STEPS_PER_DAY) * STEP_SECONDS).unwrap_or(now);
         let spans = ruled.map(|ruled| shade(ruled, begins, ends)).unwrap_or_default();
-        Ok(StripView { first, spans, sent })
+        Ok(StripView { first, spans, sent, bytes: bytes.iter().sum() })
     }
 }
 
@@ -417,15 +423,21 @@ fn called(policy: &Policy, reason: Reason) -> (String, String) {
 fn quotas(policy: &Policy, figures: Option<&wire::telemetry::SiteFigures>, now: Timestamp) -> Vec<QuotaView> {
     let used = |number: usize| figures.and_then(|told| told.quotas.get(number)).map_or(0, |(used, _)| *used);
     let rules = policy.quotas.iter().enumerate();
+    let second = |at: Timestamp| u64::try_from(at.as_second()).unwrap_or(0);
     rules
-        .map(|(number, rule)| QuotaView {
-            period: Policy::period_name(rule.period).into(),
-            used: used(number),
-            limit: rule.limit,
-            passed: rule.period.around(now, &policy.zone).map(|(from, to)| {
-                let whole = to.duration_since(from).as_secs().max(1);
-                (now.duration_since(from).as_secs().clamp(0, whole) * 1000 / whole) as u16
-            }),
+        .map(|(number, rule)| {
+            let around = rule.period.around(now, &policy.zone);
+            QuotaView {
+                period: Policy::period_name(rule.period).into(),
+                used: used(number),
+                limit: rule.limit,
+                passed: around.map(|(from, to)| {
+                    let whole = to.duration_since(from).as_secs().max(1);
+                    (now.duration_since(from).as_secs().clamp(0, whole) * 1000 / whole) as u16
+                }),
+                begins: around.map(|(from, _)| second(from)),
+                ends: around.map(|(_, to)| second(to)),
+            }
         })
         .collect()
 }

@@ -70,6 +70,9 @@ pub struct Use {
     pub sent: u64,
     /// Bytes received.
     pub received: u64,
+    /// Bytes that were allowed to be sent in the recorded minutes.
+    #[serde(default)]
+    pub allowed: u64,
     /// The most bits sent in one second.
     pub peak_second_bits: u64,
     /// The most sent in one minute, in bits per second.
@@ -247,6 +250,7 @@ impl Tally {
             over: u64::from(sent > allowed + DEPTH),
             sent,
             received: minute.received.into(),
+            allowed,
             peak_second_bits: u64::from(minute.peak) * 8,
             peak_minute_bits: sent * 8 / MINUTE,
         };
@@ -276,6 +280,7 @@ impl Use {
             over: self.over + other.over,
             sent: self.sent + other.sent,
             received: self.received + other.received,
+            allowed: self.allowed + other.allowed,
             peak_second_bits: self.peak_second_bits.max(other.peak_second_bits),
             peak_minute_bits: self.peak_minute_bits.max(other.peak_minute_bits),
         }
@@ -374,6 +379,7 @@ mod tests {
         assert_eq!((days[2].1.recorded, days[2].1.missing, days[2].1.over), (12, 1440 - 12, 2));
         assert_eq!(report.over[0].at, "Tue 2026-11-03 00:10");
         assert_eq!((report.total.sent, report.total.received), (1_000_000 + 1_060_000 + 212_002, 22_000));
+        assert_eq!(report.total.allowed, 22 * 100_000, "what was allowed is of recorded minutes");
         assert_eq!((report.total.peak_second_bits, report.total.peak_minute_bits), (84_800, 14_133));
         let quotas: Vec<_> =
             report.quotas.iter().map(|q| (q.period.as_str(), q.used, q.from.as_deref(), q.exceeded)).collect();

@@ -37,7 +37,10 @@
         (out[field.name] ??= []).push(value);
         continue;
       }
-      out[field.name] = value;
+      // `first.up` is the field `up` of the object `first`.
+      const [outer, inner] = field.name.split(".");
+      if (inner) (out[outer] ??= {})[inner] = value;
+      else out[outer] = value;
     }
     return out;
   }

@@ -230,6 +230,85 @@ pub(crate) fn volume(doing: VolumeDoing, language: Language) -> (&'static str, &
     }
 }
 
+/// What was changed of a line, as the history has it ([`LineChange`](crate::catalogue::LineChange)).
+pub(crate) fn change(what: &str, language: Language) -> String {
+    if language == Language::English {
+        return what.to_owned();
+    }
+    let in_chinese = || {
+        Some(match what {
+            "policy set" => "更新策略".to_owned(),
+            "held" => "冻结".to_owned(),
+            "released" => "解除冻结".to_owned(),
+            _ => {
+                if let Some(rest) = what.strip_prefix("holidays imported: ") {
+                    let (off, rest) = rest.split_once(" days off, ")?;
+                    return Some(format!(
+                        "导入节假日：休息 {off} 天，调休上班 {} 天",
+                        rest.strip_suffix(" make-up working days")?
+                    ));
+                }
+                let rest = what.strip_prefix("override ")?;
+                if let Some(id) = rest.strip_suffix(" ended") {
+                    return Some(format!("结束临时调整 {id}"));
+                }
+                let (id, rest) = rest.split_once(": ")?;
+                let (bend, times) = rest.rsplit_once(" from ")?;
+                let (from, until) = times.split_once(" until ")?;
+                let (bend, volume) =
+                    bend.split_once(" of volume ").map_or((bend, None), |(bend, volume)| (bend, Some(volume)));
+                let volume = volume.map(|volume| format!("，卷 {volume}")).unwrap_or_default();
+                format!("临时调整 {id}：{}{volume}，自 {from} 至 {until}", bent(bend))
+            }
+        })
+    };
+    in_chinese().unwrap_or_else(|| what.to_owned())
+}
+
+/// How an override bends the schedule, in Chinese.
+fn bent(bend: &str) -> String {
+    let words = [("pause", "暂停"), ("boost", "提速"), ("class", "等级"), ("weight", "权重")];
+    match words.into_iter().find_map(|(word, chinese)| Some((chinese, bend.strip_prefix(word)?))) {
+        Some((chinese, rest)) => format!("{chinese}{rest}").replace(", also in blackouts", "，含禁传时段"),
+        None => bend.to_owned(),
+    }
+}
+
+/// Why the owner of a line has to agree, as [`Cause`](crate::access::agreement::Cause) says it.
+pub(crate) fn cause(text: &str, language: Language) -> String {
+    if language == Language::English {
+        return text.to_owned();
+    }
+    let in_chinese = || {
+        Some(match text {
+            "data may be sent in blackouts" => "禁传时段内也可传输数据".to_owned(),
+            "people at the site may boost to more than before" => "站点人员可提速的上限提高".to_owned(),
+            "replication makes way for the branch's own traffic later than before" => {
+                "复制为业务流量让行的时机推迟或取消".to_owned()
+            }
+            _ => {
+                if let Some(rest) = text.strip_prefix("the cap towards the gateway rises from ") {
+                    let (from, to) = rest.split_once(" to ")?;
+                    return Some(format!("上行上限由 {from} 提高到 {to}"));
+                }
+                if let Some(rest) = text.strip_prefix("the cap towards the site rises from ") {
+                    let (from, to) = rest.split_once(" to ")?;
+                    return Some(format!("下行上限由 {from} 提高到 {to}"));
+                }
+                if let Some(name) = text
+                    .strip_prefix("the blackout \"")
+                    .and_then(|rest| rest.strip_suffix("\" is changed or taken out"))
+                {
+                    return Some(format!("禁传时段“{name}”被修改或取消"));
+                }
+                let word = text.strip_prefix("the ")?.strip_suffix(" quota is larger than before, or gone")?;
+                format!("{}配额提高或取消", period(word, language))
+            }
+        })
+    };
+    in_chinese().unwrap_or_else(|| text.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,5 +338,48 @@ mod tests {
         assert_eq!(english("quota", "day", ""), "by the daily quota");
         assert_eq!(limited_by(&now("blackout", "月末", ""), Language::Chinese), "禁传时段“月末”");
         assert_eq!(limited_by(&now("hold", "li", "核查"), Language::Chinese), "由 li 冻结：核查");
+    }
+
+    #[test]
+    fn changes_and_causes_are_said_in_chinese_whatever_they_are() {
+        use crate::access::agreement::Cause;
+        use crate::catalogue::LineChange;
+        let (from, until) = (dedupe::UnixMillis(0), dedupe::UnixMillis(60_000));
+        let added = |bend: &str, volume: Option<&str>| LineChange::OverrideAdded {
+            id: 4,
+            bend: bend.into(),
+            from,
+            until,
+            volume: volume.map(Into::into),
+        };
+        let changes = [
+            LineChange::PolicySet,
+            added("pause", None),
+            added("boost 2 Mbit/s", Some("db")),
+            LineChange::OverrideEnded { id: 4 },
+            LineChange::Held,
+            LineChange::Released,
+            LineChange::HolidaysImported { off: 8, working: 2 },
+        ];
+        let rate = |text: &str| text.parse().unwrap();
+        let causes = [
+            Cause::Cap { up: true, from: rate("1 Mbit/s"), to: rate("2 Mbit/s") },
+            Cause::Cap { up: false, from: rate("1 Mbit/s"), to: rate("2 Mbit/s") },
+            Cause::Blackout("month end".into()),
+            Cause::Pierce,
+            Cause::LocalBoost,
+            Cause::Courtesy,
+            Cause::Quota("month"),
+        ];
+        let said = changes.iter().map(|what| (what.to_string(), change(&what.to_string(), Language::Chinese)));
+        let said = said.chain(causes.iter().map(|why| (why.to_string(), cause(&why.to_string(), Language::Chinese))));
+        for (english, chinese) in said {
+            assert!(chinese.chars().any(|c| ('\u{4e00}'..='\u{9fff}').contains(&c)), "{english} is left as {chinese}");
+        }
+        assert_eq!(
+            change(&added("boost 2 Mbit/s", Some("db")).to_string(), Language::Chinese),
+            "临时调整 4：提速 2 Mbit/s，卷 db，自 1970-01-01 00:00:00 UTC 至 1970-01-01 00:01:00 UTC"
+        );
+        assert_eq!(change("something new", Language::Chinese), "something new", "what is not known stays as it is");
     }
 }

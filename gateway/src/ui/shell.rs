@@ -111,8 +111,14 @@ impl Shell<'_> {
                 }
             }
         };
+        let content = html! {
+            @if let Some(section) = super::help::section(self.place, self.follows) {
+                p.to-help.noprint { a href=(section) { (language.of("Help with this page", "本页帮助")) } }
+            }
+            (self.content)
+        };
         let assets = [ASSETS.as_slice(), more].concat();
-        Page { language, title: self.title, assets: &assets, banner, content: self.content }.render()
+        Page { language, title: self.title, assets: &assets, banner, content }.render()
     }
 }
 

@@ -263,7 +263,7 @@ fn events(events: &[LineEvent], here: &Here) -> Markup {
         ul.history {
             @for event in events {
                 li {
-                    strong { (event.actor) } " " (event.what) " "
+                    strong { (event.actor) } " " (say::change(&event.what.to_string(), language)) " "
                     span.soft { (here.moment(event.time.0 / 1000)) ", " (language.of("version ", "版本 ")) (event.to) }
                     br; (event.reason)
                 }

@@ -132,6 +132,8 @@ fn body_of(operation: &str) -> Option<Value> {
         }
         "POST /volumes/{tenant}/{site}/{volume}/verify" => json!({ "generation": "latest" }),
         "POST /volumes/{tenant}/{site}/{volume}/rehydrate" => json!({ "generation": "latest", "to": "/nowhere/x" }),
+        "POST /sites" => json!({ "tenant": "bank", "site": "b9" }),
+        "PUT /workers/{name}/tranquillity" => json!({ "share": 10 }),
         "POST /jobs" => json!({ "job": "gc" }),
         "POST /accounts" => json!({ "name": "new", "role": "viewer", "tenant": "bank" }),
         "PATCH /accounts/{name}" => json!({ "disabled": false }),
@@ -174,6 +176,9 @@ fn each_role_may_do_what_its_rights_say_for_its_tenant_and_nothing_else() {
                 }
                 for (tenant, account) in [("bank", "somebody"), ("rival", "rivals")] {
                     let filled = path.replace("{tenant}", tenant).replace("{site}", "b1").replace("{volume}", "v");
+                    // Everybody has tokens of their own; those of others are for whoever manages them.
+                    let own = format!("the-{role}");
+                    let account = if path.contains("/tokens") && tenant == "bank" { own.as_str() } else { account };
                     let filled = filled.replace("{name}", if path.contains("workers") { "scrub" } else { account });
                     let filled = filled.replace("{number}", "1").replace("{id}", "1").replace("{version}", "1");
                     let query = match path.rsplit('/').next() {
@@ -422,7 +427,7 @@ fn events_say_which_sites_look_different() {
 fn pages_and_answers_carry_the_headers_and_names_are_text() {
     let (world, chief) = world();
     let hostile = "<img src=x onerror=alert(1)>\"'&";
-    seeded(&world, "<script>alert(1)<");
+    seeded(&world, "v"); // an edge that offers another name than letters, digits, `-`, `_` and `.` is refused
     set_policy(&chief, "bank/b", POLICY, 0).expect(200);
     let bend = json!({ "bend": "pause", "seconds": 3600, "reason": hostile });
     chief.post("/api/v1/sites/bank/b/overrides", &bend).expect(200);
@@ -432,6 +437,7 @@ fn pages_and_answers_carry_the_headers_and_names_are_text() {
         for path in [
             "/",
             "/sites/bank/b",
+            "/volumes/bank/b/v",
             "/volumes/bank/b/%3Cscript%3Ealert(1)%3C",
             "/nowhere",
             "/sites/bank/nobody",

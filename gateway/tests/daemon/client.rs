@@ -15,7 +15,7 @@ pub(crate) const POLICY: &str = "zone = \"Asia/Shanghai\"\n[line]\nup = \"2 Mbit
 /// How a request proves who it comes from.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Client {
-    address: Option<SocketAddr>,
+    pub(crate) address: Option<SocketAddr>,
     pub(crate) cookie: Option<String>,
     pub(crate) csrf: Option<String>,
     pub(crate) token: Option<String>,

@@ -9,6 +9,7 @@ mod edge;
 mod generations;
 mod identities;
 mod lines;
+mod pages;
 mod policies;
 mod schedule;
 mod telemetry;

@@ -25,6 +25,10 @@ pub struct VolumeStanding {
 pub struct Bar {
     /// When it ends; `None`: when somebody ends it.
     pub until: Option<Timestamp>,
+    /// Who wanted it.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
     /// For people: `held until Mon 2026-11-23 19:30 by li (audit)`.
     pub sentence: String,
 }
@@ -54,11 +58,18 @@ impl Policy {
         let paused = active.iter().rev().find(|bend| bend.bend == Bend::Pause).copied();
         let paused = paused.or_else(|| own().find(|bend| !trusted && bend.bend == Bend::Pause));
         let bar = match (hold, paused) {
-            (Some(hold), _) => Some(Bar { until: None, sentence: format!("held by {} ({})", hold.actor, hold.reason) }),
+            (Some(hold), _) => Some(Bar {
+                until: None,
+                actor: hold.actor.clone(),
+                reason: hold.reason.clone(),
+                sentence: format!("held by {} ({})", hold.actor, hold.reason),
+            }),
             (None, Some(pause)) => {
                 let ends = moment(pause.until, &self.zone);
                 Some(Bar {
                     until: Some(pause.until),
+                    actor: pause.actor.clone(),
+                    reason: pause.reason.clone(),
                     sentence: format!("held until {ends} by {} ({})", pause.actor, pause.reason),
                 })
             }

@@ -154,6 +154,7 @@ fn config(folder: &Path, mbit: f64) -> Result<Config> {
     config.cache = ByteCount(1 << 30);
     config.capture.workers = 1;
     config.http = None;
+    config.page = None;
     Ok(config)
 }
 

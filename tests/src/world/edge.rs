@@ -194,8 +194,10 @@ impl Edge {
             "" => String::new(),
             rate => format!("rate = {rate:?}\n"),
         };
+        // Many edges run at once, and one address is for one page: who tests the page says where it is.
+        let page = if self.options.extra.contains("page = ") { "" } else { "page = \"off\"\n" };
         let text = format!(
-            "state = {:?}\n{rate}{}\n[capture]\n{}\n[http]\nlisten = \"{}\"\n",
+            "state = {:?}\n{rate}{page}{}\n[capture]\n{}\n[http]\nlisten = \"{}\"\n",
             self.state(),
             self.options.extra,
             self.options.capture,

@@ -8,8 +8,9 @@ use shaping::lab::{self, Said};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// What a site may pause or boost by itself at most, over a restart of the machine whose clock is unknown too.
-const LONGEST: Duration = Duration::from_secs(12 * 3600);
+/// What a site may pause and boost by itself at most, over a restart of the machine whose clock is unknown too.
+const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 3600);
+const LONGEST_BOOST: Duration = Duration::from_secs(12 * 3600);
 
 /// The edge's clocks at a moment.
 #[derive(Clone, Copy, Debug)]
@@ -104,7 +105,8 @@ impl Oracle {
                 Some(now) => Duration::try_from(local.until.duration_since(now)).ok()?,
                 None => local.lasts,
             };
-            let ends = clock.counted + left.min(LONGEST);
+            let longest = if local.boost.is_some() { LONGEST_BOOST } else { LONGEST_PAUSE };
+            let ends = clock.counted + left.min(longest);
             (!left.is_zero()).then_some(Local { ends, ..local })
         });
         std::mem::take(&mut self.unknown)

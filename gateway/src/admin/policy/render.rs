@@ -168,20 +168,21 @@ fn report(report: &LineReport) -> String {
 /// The days of a report as CSV: bytes, and bits per second. Nothing in it was written by people, so nothing needs quoting.
 pub fn report_csv(report: &LineReport) -> String {
     let mut text = String::from(
-        "date,minutes_recorded,minutes_missing,minutes_over,bytes_sent,bytes_received,peak_1s_bits,peak_60s_bits\n",
+        "date,minutes_recorded,minutes_missing,minutes_over,bytes_sent,bytes_received,peak_1s_bits,peak_60s_bits,bytes_allowed\n",
     );
     let total = ("total".to_owned(), &report.total);
     for (date, line) in report.days.iter().map(|day| (day.date.clone(), &day.figures)).chain([total]) {
         let _ = writeln!(
             text,
-            "{date},{},{},{},{},{},{},{}",
+            "{date},{},{},{},{},{},{},{},{}",
             line.recorded,
             line.missing,
             line.over,
             line.sent,
             line.received,
             line.peak_second_bits,
-            line.peak_minute_bits
+            line.peak_minute_bits,
+            line.allowed
         );
     }
     text
