@@ -74,7 +74,7 @@ fn table(jobs: &[Arc<Job>], visitor: &Visitor) -> Markup {
         table.stack {
             thead { tr {
                 th.number { "#" } th { (language.of("What", "内容")) } th { (language.of("State", "状态")) } th { (language.of("Progress", "进度")) }
-                th { (language.of("Begun", "开始")) } th { (language.of("By", "发起人")) } th {}
+                th { (language.of("Begun", "开始")) } th { (language.of("By", "发起人")) } th { span.sr { (language.of("Actions", "操作")) } }
             } }
             tbody {
                 @for job in jobs {

@@ -209,16 +209,18 @@
 
   function buildGrid() {
     grid.className = `grid g${grain * 15}`;
-    const corner = make("span", { role: "columnheader", class: "corner" });
+    const corner = make("span", { role: "gridcell", class: "corner" });
     const hours = Array.from({ length: 24 }, (_, hour) =>
-      make("button", { type: "button", role: "columnheader", class: "hour", tabindex: -1, "data-hour": hour, disabled: !given.may, "aria-label": `${clock(hour * 4)} ${say("every-day")}` }, String(hour)));
+      make("span", { role: "columnheader", class: "head" },
+        make("button", { type: "button", class: "hour", tabindex: -1, "data-hour": hour, disabled: !given.may, "aria-label": `${clock(hour * 4)} ${say("every-day")}` }, String(hour))));
     const rows = given.days.map((name, day) => {
       const cells = [];
       for (let at = 0; at < CELLS; at += grain) {
         const quarters = Array.from({ length: grain }, () => make("i"));
         cells.push(make("div", { role: "gridcell", class: at % 4 === 0 ? "cell full" : "cell", tabindex: -1, "data-day": day, "data-at": at }, ...quarters));
       }
-      const label = make("button", { type: "button", role: "rowheader", class: "day", tabindex: -1, "data-row": day, disabled: !given.may, "aria-label": `${name} ${say("all-day")}` }, name);
+      const label = make("span", { role: "rowheader", class: "head" },
+        make("button", { type: "button", class: "day", tabindex: -1, "data-row": day, disabled: !given.may, "aria-label": `${name} ${say("all-day")}` }, name));
       return make("div", { role: "row", class: "grid-row" }, label, ...cells);
     });
     grid.replaceChildren(make("div", { role: "row", class: "grid-row" }, corner, ...hours), ...rows);
@@ -576,10 +578,18 @@
   let pick_from = null;
   months.addEventListener("pointerdown", (event) => {
     const day = event.target.closest("[data-date]");
-    if (!day || event.button !== 0) return;
+    if (!day || event.button !== 0 || event.pointerType === "touch") return;
     picking = true;
     day_cursor = day.dataset.date;
     if (!event.shiftKey || !pick_from) pick_from = day_cursor;
+    pick(pick_from, day_cursor);
+  });
+  // A finger scrolls: it picks by a touch, and a range by a second touch on a later day.
+  months.addEventListener("click", (event) => {
+    const day = event.target.closest("[data-date]");
+    if (!day || event.pointerType !== "touch") return;
+    day_cursor = day.dataset.date;
+    if (!picked || picked.from !== picked.to || day_cursor < picked.from) pick_from = day_cursor;
     pick(pick_from, day_cursor);
   });
   months.addEventListener("pointermove", (event) => {
@@ -783,7 +793,7 @@
     }));
     by("legend").replaceChildren(...preview.legend.flatMap((entry, number) => {
       const look = number < count ? look_of(number) : { "^": "boost", "/": "skip" }[entry.sign] ?? "blk";
-      return [make("span", { class: "nowrap" }, make("i", { class: `swatch tiny ${look}` }), `${number === 0 ? say("closed") : entry.name} ${number === 0 ? "" : entry.rate}`), " "];
+      return [make("span", { class: "nowrap" }, make("i", { class: `swatch tiny ${look}` }), number === 0 ? say("closed") : number < count ? `${entry.name} ${entry.rate}` : say(`sign:${entry.sign}`)), " "];
     }));
   }
 
@@ -793,7 +803,7 @@
     const source = by("document");
     const bad = new Set((answer?.problems ?? []).map((one) => one.line));
     const count = source.value.split("\n").length;
-    by("lines").replaceChildren(...Array.from({ length: count }, (_, at) => make("span", { class: bad.has(at + 1) ? "wrong" : null }, `${at + 1}\n`)));
+    by("lines").replaceChildren(...Array.from({ length: count }, (_, at) => make("span", { class: bad.has(at + 1) ? "wrong" : null }, String(at + 1))));
     by("lines").scrollTop = source.scrollTop;
     source.setAttribute("aria-invalid", String(bad.size > 0));
   }
@@ -851,7 +861,7 @@
   function diff_lines(diff) {
     return diff.split("\n").filter((line) => !line.startsWith("---") && !line.startsWith("+++") && line !== "").map((line) => {
       const look = { "+": "new", "-": "gone", "@": "where" }[line[0]];
-      return make("span", { class: look }, `${line}\n`);
+      return make("span", { class: look }, line);
     });
   }
 
@@ -897,6 +907,7 @@
       if (!applied.ok) problem(saving, { ...applied.body, detail: say("saving-others-failed", applied.body?.detail ?? applied.status) });
       else if (applied.status === 202) { waits = true; said.push(say("waits-approval", applied.body.approval), ...applied.body.causes); }
       else said.push(say("saved-more", more.length));
+      if (applied.ok) for (const box of document.querySelectorAll("input[name=also]:checked")) box.checked = false;
     }
     notice(saving, said.join(" "), waits ? "warn" : "good");
     if (!waits) by("reason").value = "";

@@ -6,11 +6,11 @@ use crate::world::World;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
-fn invite(chief: &Client, tenant: &str, site: &str) {
+pub(crate) fn invite(chief: &Client, tenant: &str, site: &str) {
     chief.post("/api/v1/tokens", &json!({ "tenant": tenant, "site": site })).expect(200);
 }
 
-fn set_policy(client: &Client, site: &str, document: &str, version: u64) -> crate::client::Answer {
+pub(crate) fn set_policy(client: &Client, site: &str, document: &str, version: u64) -> crate::client::Answer {
     let tag = format!("\"v{version}\"");
     let headers: &[(&str, &str)] = if version == 0 { &[("if-none-match", "*")] } else { &[("if-match", &tag)] };
     let body = json!({ "document": document, "reason": "as agreed" }).to_string();
@@ -122,6 +122,8 @@ fn body_of(operation: &str) -> Option<Value> {
         "POST /policies" | "POST /policies/schedule" => {
             json!({ "tenant": "{tenant}", "sites": ["b1"], "document": POLICY, "reason": "r" })
         }
+        "POST /policy/draft" => json!({ "document": POLICY }),
+        "POST /policy/holidays" => json!({ "calendar": "BEGIN:VCALENDAR\nVERSION:2.0\nPRODID:x\nEND:VCALENDAR\n" }),
         "POST /policy/preview" => json!({ "document": POLICY }),
         "POST /sites/{tenant}/{site}/overrides" => json!({ "bend": "pause", "seconds": 60, "reason": "r" }),
         "POST /sites/{tenant}/{site}/holidays" => {

@@ -12,5 +12,6 @@ mod identities;
 mod lines;
 mod pages;
 mod policies;
+mod schedule;
 mod telemetry;
 mod world;

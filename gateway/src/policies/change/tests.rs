@@ -196,6 +196,7 @@ fn comments_survive_every_kind_of_change() {
         ("hold", &one, Change::Hold),
         ("release", &held, Change::Release),
         ("holidays", &one, holidays),
+        ("schedule", &held, Change::Schedule(Box::new(Draft::read(COMMENTED).unwrap()))),
         // What stays in force although it is not named is added to the new text too.
         ("set", &held, Change::Set { document: COMMENTED.into(), expected: None }),
     ];
@@ -224,4 +225,34 @@ fn a_document_that_was_written_for_another_version_is_refused() {
         "the policy of site `b1` is at version 1 by now, and this was written for version 0: look at what changed, and save again"
     );
     assert!(step(None, &set(0)).is_ok());
+}
+
+#[test]
+fn a_schedule_takes_the_place_of_the_one_before_and_of_nothing_else() {
+    let (held, _) = step(Some(&first()), &Change::Hold).unwrap();
+    let (bent, _) = step(Some(&held), &bend(Bend::Pause, "21:00")).unwrap();
+    let mut draft = Draft::read(&PLAIN.replace("2 Mbit/s", "9 Mbit/s").replace("Asia/Shanghai", "UTC")).unwrap();
+    draft.profiles.push(crate::policies::draft::ProfileDraft {
+        name: "night".into(),
+        up: "50 %".into(),
+        down: "50 %".into(),
+        was: None,
+    });
+    draft.grid[0][0] = 1;
+    let (row, next) = step(Some(&bent), &Change::Schedule(Box::new(draft.clone()))).unwrap();
+    assert_eq!((next.what[0].to_string().as_str(), next.kept.len()), ("schedule set", 0));
+    let new = policy(&row);
+    assert_eq!(
+        (new.version, new.line.up.to_string(), new.zone.iana_name()),
+        (4, "2 Mbit/s".into(), Some("Asia/Shanghai"))
+    );
+    assert!(new.hold.is_some() && new.overrides.len() == 1 && row.document.contains("# agreed with the line's owner"));
+    assert_eq!(new.profile(new.grid.at(0, 0)).name, "night");
+    // Whoever has none has no line that a schedule could be of.
+    let none = step(None, &Change::Schedule(Box::new(draft.clone()))).unwrap_err();
+    assert!(matches!(none, ChangeError::NoPolicy(_)), "{none}");
+    // Nobody has seen the text that would come out: the site is named.
+    draft.profiles[1].up = "much".into();
+    let wrong = step(Some(&row), &Change::Schedule(Box::new(draft))).unwrap_err().to_string();
+    assert!(wrong.starts_with("the policy of site `b1` would not be valid: `night`: "), "{wrong}");
 }

@@ -48,16 +48,16 @@ fn profiles(text: &mut DocumentMut, base: &Draft, draft: &Draft) -> Option<()> {
         return Some(());
     }
     let table = text.entry("profiles").or_insert_with(|| Item::Table(fresh(&Table::new()))).as_table_mut()?;
-    // Two steps, so that names may be swapped.
-    let renamed: Vec<_> =
-        will.iter().filter_map(|profile| Some((profile, table.remove_entry(profile.was.as_deref()?)?))).collect();
-    for gone in was.iter().filter(|known| will.iter().all(|profile| profile.name != known.name)) {
-        table.remove(&gone.name);
-    }
-    for (profile, (key, item)) in renamed {
-        let key = Key::new(&profile.name).with_leaf_decor(key.leaf_decor().clone());
-        table.insert_formatted(&key, item);
-    }
+    // All at once, so that names may be swapped.
+    rebuild(table, |key, item| {
+        let now = will.iter().find(|profile| profile.was.as_deref() == Some(key.get()));
+        let stays = will.iter().any(|profile| profile.was.is_none() && profile.name == key.get());
+        match now {
+            Some(profile) => vec![(named_anew(&key, &profile.name), item)],
+            None if stays => vec![(key, item)],
+            None => Vec::new(),
+        }
+    });
     for profile in will {
         let from = profile.was.as_deref().unwrap_or(&profile.name);
         let same =
@@ -114,30 +114,54 @@ fn grid(text: &mut DocumentMut, base: &Draft, draft: &Draft) -> Option<()> {
     }
     let rows: Vec<String> = (0..DAYS).map(|day| row_text(&draft.names(day))).collect();
     let table = text.entry("grid").or_insert_with(|| Item::Table(fresh(&Table::new()))).as_table_mut()?;
-    let keys: Vec<String> = table.iter().map(|(key, _)| key.to_owned()).collect();
-    let mut said = [false; DAYS];
-    for key in keys {
-        let days = days_of(&key).ok()?;
-        let first = *days.iter().find(|day| same[**day]).or(days.first())?;
-        let kept: Vec<usize> = days.iter().copied().filter(|day| rows[*day] == rows[first]).collect();
-        kept.iter().for_each(|day| said[*day] = true);
-        if !same[first] {
-            replace(table.get_mut(&key)?.as_value_mut()?, &rows[first].as_str().into());
-        }
-        if kept != days {
-            let (old, item) = table.remove_entry(&key)?;
-            let new = Key::new(When::Days(kept).to_string()).with_leaf_decor(old.leaf_decor().clone());
-            table.insert_formatted(&new, item);
-        }
-    }
+    let lines: Vec<(String, Vec<usize>)> =
+        table.iter().map(|(key, _)| Some((key.to_owned(), days_of(key).ok()?))).collect::<Option<_>>()?;
     // What no line says is closed.
-    let mut left: Vec<usize> = (0..DAYS).filter(|day| !said[*day] && rows[*day] != CLOSED_DAY).collect();
-    while let Some(first) = left.first().copied() {
-        let days: Vec<usize> = left.iter().copied().filter(|day| rows[*day] == rows[first]).collect();
+    let closed = |day: &usize| rows[*day] == CLOSED_DAY && lines.iter().all(|(_, days)| !days.contains(day));
+    let mut left: Vec<usize> = (0..DAYS).filter(|day| !closed(day)).collect();
+    let mut new_line = |days: Vec<usize>, left: &mut Vec<usize>| {
         left.retain(|day| !days.contains(day));
-        table.insert(&When::Days(days).to_string(), Item::Value(rows[first].as_str().into()));
+        let row = rows[days[0]].as_str();
+        (Key::new(When::Days(days).to_string()), Item::Value(row.into()))
+    };
+    rebuild(table, |key, item| {
+        let Some((_, days)) = lines.iter().find(|(line, _)| line == key.get()) else { return vec![(key, item)] };
+        let Some(first) = days.iter().find(|day| same[**day]).or(days.first()) else { return Vec::new() };
+        let kept: Vec<usize> = days.iter().copied().filter(|day| rows[*day] == rows[*first]).collect();
+        left.retain(|day| !kept.contains(day));
+        let mut item = item;
+        if let (false, Some(value)) = (same[*first], item.as_value_mut()) {
+            replace(value, &rows[*first].as_str().into());
+        }
+        let name = When::Days(kept.clone()).to_string();
+        let mut lines = vec![(if kept == *days { key } else { named_anew(&key, &name) }, item)];
+        // Those that parted from it stand below it.
+        while let Some(parted) = days.iter().find(|day| left.contains(day)) {
+            let alike = days.iter().copied().filter(|day| rows[*day] == rows[*parted]).collect();
+            lines.push(new_line(alike, &mut left));
+        }
+        lines
+    });
+    while let Some(first) = left.first().copied() {
+        let alike = left.iter().copied().filter(|day| rows[*day] == rows[first]).collect();
+        let (key, item) = new_line(alike, &mut left);
+        table.insert_formatted(&key, item);
     }
     Some(())
+}
+
+/// Puts in the place of each entry those that it becomes.
+fn rebuild(table: &mut Table, mut each: impl FnMut(Key, Item) -> Vec<(Key, Item)>) {
+    let keys: Vec<String> = table.iter().map(|(key, _)| key.to_owned()).collect();
+    let entries: Vec<(Key, Item)> = keys.iter().filter_map(|key| table.remove_entry(key)).collect();
+    for (key, item) in entries.into_iter().flat_map(|(key, item)| each(key, item)) {
+        table.insert_formatted(&key, item);
+    }
+}
+
+/// Another name with the comments around the old one.
+fn named_anew(key: &Key, name: &str) -> Key {
+    Key::new(name).with_leaf_decor(key.leaf_decor().clone())
 }
 
 /// A day on which nothing is painted.

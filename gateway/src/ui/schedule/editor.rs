@@ -256,7 +256,7 @@ fn outcome(language: Language) -> Markup {
             section.card #preview {
                 h2 { (language.of("What it comes to", "效果预览")) " " span.small.soft #preview-state {} }
                 dl.facts.figures {
-                    dt { (language.of("Open a week", "每周开放")) } dd #open-hours { "–" }
+                    dt { (language.of("Open in the next 7 days", "未来 7 天开放")) } dd #open-hours { "–" }
                     dt { (language.of("Fits into a night", "每晚可传")) } dd #night-bytes { "–" }
                     dt { (language.of("Tonight's backlog", "今晚待传")) } dd #tonight { "–" }
                 }
@@ -362,7 +362,7 @@ fn given(known: &Known, language: Language) -> Markup {
 }
 
 /// What the script says: key, English, Chinese. `{}` stands for what is put in, one after the other.
-const WORDS: [(&str, &str, &str); 60] = [
+const WORDS: [(&str, &str, &str); 66] = [
     ("closed", "closed", "关闭"),
     ("mixed", "mixed", "混合"),
     ("hours", "{} h", "{} 小时"),
@@ -443,4 +443,10 @@ const WORDS: [(&str, &str, &str); 60] = [
     ("import-take", "Take them over", "导入"),
     ("sites-count", "{} sites", "{} 个站点"),
     ("today", "today", "今天"),
+    ("sign:x", "blackout", "禁传时段"),
+    ("sign:X", "silent blackout", "静默时段"),
+    ("sign:^", "boosted", "提速"),
+    ("sign:=", "paused", "暂停"),
+    ("sign:#", "held", "冻结"),
+    ("sign:/", "does not occur", "不存在的时间"),
 ];
