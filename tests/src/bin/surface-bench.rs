@@ -244,13 +244,7 @@ fn stop(mut edge: Edge) -> Result<()> {
 
 /// Raw bytes that the gateway has taken in.
 fn ingested(gateway: &Gateway) -> Result<f64> {
-    let folder = std::fs::read_to_string(gateway.config())?;
-    let http: SocketAddr = folder
-        .lines()
-        .find_map(|line| line.strip_prefix("http = "))
-        .and_then(|text| text.trim_matches('"').parse().ok())
-        .context("the gateway's address for metrics")?;
-    let mut client = Client { address: http, cookie: String::new(), stream: None };
+    let mut client = Client { address: gateway.http(), cookie: String::new(), stream: None };
     let metrics = client.get("/metrics")?;
     let line = metrics.lines().find_map(|line| line.strip_prefix("sluice_gateway_ingested_bytes_total "));
     Ok(line.and_then(|value| value.parse().ok()).unwrap_or(0.0))

@@ -81,6 +81,11 @@ impl Gateway {
         self.address
     }
 
+    /// Where it serves `/metrics` and `/health`.
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
     /// Its state directory.
     pub fn state(&self) -> PathBuf {
         self.folder.join("state")

@@ -19,7 +19,7 @@ use lab::line::{Fate, LinkSpec, Rate, Relay};
 use lab::report::{bytes, parse_size, table, time};
 use lab::volumes::{Sample, disturb};
 use lab::wan::blake3_of;
-use lab::world::{Binaries, Captured, Edge, EdgeOptions, Gateway, GatewayOptions, World, free_udp};
+use lab::world::{Binaries, Captured, Edge, EdgeOptions, Gateway, GatewayOptions, World, free_tcp, free_udp};
 use screen::Screen;
 use sluice_edge::admin::{self, Outcome, Request};
 use tokio::runtime::Runtime;
@@ -37,6 +37,9 @@ struct Asked {
     /// The line's rate in Mbit/s.
     #[arg(long, value_name = "MBIT", default_value_t = 10.0)]
     line: f64,
+    /// Leave gateway and edge running at the end, to be looked at in a browser, until Enter is pressed.
+    #[arg(long)]
+    stay: bool,
 }
 
 const STEPS: usize = 7;
@@ -82,8 +85,11 @@ fn main() -> Result<()> {
         Proof::of(&mut screen, &site, &world, "1", &first, &before, used)?,
         Proof::of(&mut screen, &site, &world, "2", &second, &sample.path, dirty)?,
     ];
-    site.close()?;
     screen.say(&format!("\n{}", summary(&generations, asked.line)));
+    if asked.stay {
+        site.stay(&screen)?;
+    }
+    site.close()?;
     ensure!(generations.iter().all(|proof| proof.equal), "a rebuilt volume differs from its source");
     screen
         .say(&screen.bold("Both generations were rebuilt at the centre and are, byte for byte, the branch's volume."));
@@ -156,6 +162,7 @@ struct Site {
     relay: Relay,
     runtime: Runtime,
     seen: u64,
+    pages: std::net::SocketAddr,
 }
 
 /// What it took to replicate one generation.
@@ -174,8 +181,10 @@ impl Site {
         link.loss.share = 0.001;
         let relay = runtime.block_on(Relay::start(address, link.clone(), link))?;
         let announced = Some(vec![relay.addr().to_string()]);
+        let pages = free_tcp()?;
+        let web = Some(format!("listen = \"{pages}\"\ntls = \"off\""));
         let mut gateway =
-            world.gateway(GatewayOptions { address: Some(address), announced, ..GatewayOptions::default() })?;
+            world.gateway(GatewayOptions { address: Some(address), announced, web, ..GatewayOptions::default() })?;
         gateway.start()?;
         screen.found("gateway", &format!("runs, process {}", gateway.daemon()?.pid()));
         let rate = format!("{:.0} kbit/s", line * 1000.0 * SHARE);
@@ -185,7 +194,7 @@ impl Site {
         edge.start()?;
         edge.add_volume(VOLUME, volume)?;
         screen.found("", &format!("runs, process {}, allowed {rate} of the line", edge.daemon()?.pid()));
-        Ok(Self { gateway, edge, relay, runtime, seen: 0 })
+        Ok(Self { gateway, edge, relay, runtime, seen: 0, pages })
     }
 
     /// Captures the volume and waits until its generation is sealed at the gateway.
@@ -229,6 +238,20 @@ impl Site {
     /// IP-level bytes both ways since the edge's start, handshakes and acknowledgements included.
     fn wire(&mut self) -> Result<u64> {
         Ok(self.edge.daemon()?.metrics()?.count("sluice_link_ip_bytes_total", &[]))
+    }
+
+    /// Says where everything is, and waits for Enter or the end of the input.
+    fn stay(&self, screen: &Screen) -> Result<()> {
+        let password = self.gateway.run("user", &["add", "demo", "--role", "administrator"])?;
+        screen.say(&format!(
+            "\nGateway and edge run on. Pages: http://{}, account `demo`, first password {}",
+            self.pages,
+            password.trim()
+        ));
+        screen.say(&format!("To watch them: monitoring/up --gateway {}", self.gateway.http()));
+        screen.say("Enter ends them.");
+        std::io::stdin().read_line(&mut String::new()).context("waiting for Enter")?;
+        Ok(())
     }
 
     fn close(&mut self) -> Result<()> {
