@@ -212,7 +212,7 @@
     const corner = make("span", { role: "gridcell", class: "corner" });
     const hours = Array.from({ length: 24 }, (_, hour) =>
       make("span", { role: "columnheader", class: "head" },
-        make("button", { type: "button", class: "hour", tabindex: -1, "data-hour": hour, disabled: !given.may, "aria-label": `${clock(hour * 4)} ${say("every-day")}` }, String(hour))));
+        make("button", { type: "button", class: "hour", tabindex: -1, "data-hour": hour, disabled: !given.may }, String(hour), make("span", { class: "sr" }, `:00 ${say("every-day")}`))));
     const rows = given.days.map((name, day) => {
       const cells = [];
       for (let at = 0; at < CELLS; at += grain) {

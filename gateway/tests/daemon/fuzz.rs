@@ -2,7 +2,7 @@
 
 use crate::client::{Client, POLICY, world};
 use serde_json::{Value, json};
-use sluice_gateway::admin::Request;
+use sluice_gateway::admin::{Answer, Request};
 
 /// Requests of one run; many more with `SLUICE_LONG`.
 const REQUESTS: usize = 2500;
@@ -228,9 +228,6 @@ fn whatever_is_asked_the_gateway_does_not_fail() {
     let throttled = statuses.get(&429).copied().unwrap_or(0);
     assert!(throttled < requests / 10, "{statuses:?}");
     assert!(statuses.get(&200).is_some_and(|count| *count > requests / 50), "garbage alone says little: {statuses:?}");
-    // By the command line: garbage may have shut every account out.
-    match world.ask(Request::AuditCheck).unwrap() {
-        sluice_gateway::admin::Answer::AuditWhole { entries, .. } => assert!(entries > 1),
-        other => panic!("{other:?}"),
-    }
+    let whole = world.ask(Request::AuditCheck).unwrap();
+    assert!(matches!(whole, Answer::AuditWhole { entries, .. } if entries > 100), "{whole:?}");
 }
