@@ -34,6 +34,9 @@ pub enum Fault {
     Failed,
 }
 
+/// Why a second person has to agree, and the versions of the policies that were looked at.
+type Looked = (Vec<Cause>, Vec<(dedupe::SiteId, u64)>);
+
 /// What a request is about.
 pub(super) struct Subject {
     /// What, in a word; `None`: it only looks.
@@ -331,7 +334,7 @@ impl Admin {
     }
 
     /// Why a request about policies needs the owner's word, and which versions were looked at.
-    fn causes(&self, request: &PolicyRequest) -> Result<(Vec<Cause>, Vec<(dedupe::SiteId, u64)>), AdminError> {
+    fn causes(&self, request: &PolicyRequest) -> Result<Looked, AdminError> {
         let (mut causes, mut seen) = (Vec::new(), Vec::new());
         match request {
             PolicyRequest::Set { site, all_of, sites, document, .. } => {

@@ -28,10 +28,12 @@ pub struct Problem {
     pub field: Option<String>,
     /// The line of the document that is wrong, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub line: Option<usize>,
+    #[schema(value_type = Option<usize>)]
+    pub line: Option<u32>,
     /// Seconds after which trying again makes sense.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub retry_after: Option<u64>,
+    #[schema(value_type = Option<u64>)]
+    pub retry_after: Option<u32>,
 }
 
 impl Problem {
@@ -71,7 +73,7 @@ impl Problem {
     }
 
     /// Too often.
-    pub fn throttled(detail: &str, seconds: u64) -> Problem {
+    pub fn throttled(detail: &str, seconds: u32) -> Problem {
         let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "throttled", "Too often", detail);
         Problem { retry_after: Some(seconds), ..problem }
     }
@@ -140,7 +142,7 @@ impl From<AdminError> for Problem {
         };
         match &error {
             AdminError::Policy(ChangeError::Policy(PolicyError::Field { line, field, .. })) => {
-                Problem { line: Some(*line), field: Some(field.clone()), ..problem }
+                Problem { line: u32::try_from(*line).ok(), field: Some(field.clone()), ..problem }
             }
             AdminError::Policy(ChangeError::Invalid { field, .. }) => Problem { field: Some(field.clone()), ..problem },
             _ => problem,

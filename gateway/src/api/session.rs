@@ -18,7 +18,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 /// Seconds after which somebody may try again whose tries are used up.
-const TRY_AGAIN: u64 = 12;
+const TRY_AGAIN: u32 = 12;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Web>> {
     OpenApiRouter::new()
