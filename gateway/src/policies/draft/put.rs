@@ -119,7 +119,7 @@ fn grid(text: &mut DocumentMut, base: &Draft, draft: &Draft) -> Option<()> {
     // What no line says is closed.
     let closed = |day: &usize| rows[*day] == CLOSED_DAY && lines.iter().all(|(_, days)| !days.contains(day));
     let mut left: Vec<usize> = (0..DAYS).filter(|day| !closed(day)).collect();
-    let mut new_line = |days: Vec<usize>, left: &mut Vec<usize>| {
+    let new_line = |days: Vec<usize>, left: &mut Vec<usize>| {
         left.retain(|day| !days.contains(day));
         let row = rows[days[0]].as_str();
         (Key::new(When::Days(days).to_string()), Item::Value(row.into()))
