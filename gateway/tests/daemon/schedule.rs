@@ -132,7 +132,7 @@ fn one_schedule_goes_to_many_sites_and_each_keeps_its_own_line() {
     let history = chief.get("/api/v1/sites/bank/b2/history").json();
     let last = &history["items"][0];
     assert_eq!(
-        (&last["what"], &last["reason"], &last["to"]),
+        (&last["what"], &last["reason"], &last["version"]),
         (&json!("schedule set"), &json!("one for all"), &json!(2)),
         "{history}"
     );
