@@ -13,6 +13,7 @@ use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use shaping::policy::PolicyError;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -138,9 +139,9 @@ async fn add(State(web): State<Arc<Web>>, Me(caller): Me, Json(new): Json<NewSit
     // What cannot be is refused before anything is made.
     let document = match &new.first {
         Some(first) => {
-            let document = first.document().map_err(AdminError::from)?;
             let now = crate::policies::timestamp(web.state.now());
-            crate::policies::check(&document, now).map_err(AdminError::from)?;
+            let document = first.document().map_err(typed)?;
+            crate::policies::check(&document, now).map_err(typed)?;
             Some(document)
         }
         None => None,
@@ -163,6 +164,16 @@ async fn add(State(web): State<Arc<Web>>, Me(caller): Me, Json(new): Json<NewSit
         }
     }
     Ok(Json(Outcome::done(what)).into_response())
+}
+
+/// Nobody wrote the document of a first policy: what is wrong is named by its field, and not by its line.
+fn typed(error: ChangeError) -> Problem {
+    match error {
+        ChangeError::Policy(PolicyError::Field { field, why, .. }) => {
+            Problem { field: Some(field.clone()), ..Problem::invalid(format!("`{field}`: {why}")) }
+        }
+        other => AdminError::from(other).into(),
+    }
 }
 
 /// One site.

@@ -272,7 +272,9 @@ impl Fleet {
         let fresh = heard
             .as_deref()
             .filter(|heard| connected && at.0.saturating_sub(heard.at.0) < HEARD_FRESH.as_millis() as u64);
-        let doing = now_view(ruled.as_deref(), fresh, now);
+        // What was told before the edge took a newer policy says nothing of it yet.
+        let told = fresh.filter(|heard| held.as_ref().is_none_or(|held| held.at <= heard.at));
+        let doing = now_view(ruled.as_deref(), told, now);
         let figures = heard.as_deref().map(|heard| &heard.site);
         let waits = volumes.iter().any(|volume| volume.left > 0) || figures.is_some_and(|told| told.backlog > 0);
         let state = match (site.revoked, connected, site.seen) {

@@ -118,6 +118,6 @@ mod tests {
         let error = why(FirstPolicy { up: "2 Mb".into(), ..first(Preset::Always) });
         assert!(error.contains("`up`") && error.contains("Mbit/s"), "{error}");
         let error = why(FirstPolicy { share: 101, ..first(Preset::Always) });
-        assert!(error.contains("cap"), "{error}");
+        assert!(error.contains("`open`") && error.contains("share of the line"), "{error}");
     }
 }

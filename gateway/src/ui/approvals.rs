@@ -63,7 +63,7 @@ fn card(proposal: &Proposal, visitor: &Visitor) -> Markup {
     let (line, language) = (&proposal.approval, visitor.language);
     html! {
         section.card aria-labelledby={ "a" (line.number) } {
-            h2 id={ "a" (line.number) } { "#" (line.number) " " (line.what) }
+            h2 id={ "a" (line.number) } { "#" (line.number) " " (say::asked(&line.what, language)) }
             p { (language.of("Asked for by ", "申请人 ")) strong { (line.by) } ", " (moment(line.asked)) " · " (language.of("tenant ", "租户 ")) (line.tenant)
                 " · " (language.of("may be answered until ", "有效期至 ")) (moment(line.valid_until)) }
             h3 { (language.of("Why the owner of the line has to agree", "需要专线负责人同意的原因")) }
@@ -153,7 +153,7 @@ fn history(over: &[ApprovalLine], language: Language) -> Markup {
                             tr {
                                 td.number data-label="#" { (line.number) }
                                 td data-label=(language.of("State", "状态")) { span.chip.(class) { (word) } }
-                                td data-label=(language.of("What", "内容")) { (line.what) }
+                                td data-label=(language.of("What", "内容")) { (say::asked(&line.what, language)) }
                                 td data-label=(language.of("Asked for", "申请")) { (line.by) " " (moment(line.asked)) }
                                 td data-label=(language.of("Answered by", "处理人")) { (line.answered_by.as_deref().unwrap_or("–")) }
                                 td data-label=(language.of("Reason", "原因")) { (line.answer.as_deref().unwrap_or("–")) }

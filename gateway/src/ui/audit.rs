@@ -134,7 +134,7 @@ fn row(entry: &AuditEntry, language: Language) -> Markup {
             td data-label=(language.of("On what", "对象")) { (entry.object) @if !entry.tenant.is_empty() { " " span.small.soft { (entry.tenant) } } }
             td data-label=(language.of("More", "详情")) { span.wrap { (entry.detail) } }
             td data-label=(language.of("Outcome", "结果")) { span.chip.(class) { (outcome) } }
-            td data-label=(language.of("Hash", "哈希")) { code title=(entry.hash) { (entry.hash.get(..12).unwrap_or_default()) "…" } }
+            td.wide-only data-label=(language.of("Hash", "哈希")) { code title=(entry.hash) { (entry.hash.get(..12).unwrap_or_default()) "…" } }
         }
     }
 }

@@ -35,8 +35,8 @@ async fn list(State(web): State<Arc<Web>>, visitor: Visitor) -> Response {
             }
             @if sets {
                 div.row {
-                    (begin("scrub", language.of("Scrub now", "立即巡检"), language.of("Read everything stored, at full speed, and name what is damaged?", "全速读取全部存储数据并检查损坏？"), language))
-                    (begin("gc", language.of("Give room back now", "立即回收空间"), language.of("Give back what no generation needs, at full speed?", "全速回收所有版本均不再需要的空间？"), language))
+                    (begin("scrub", language.of("Scrub now", "立即巡检"), language.of("Read everything stored, at full speed, and name what is damaged?", "全速读取全部存储数据并检查损坏？")))
+                    (begin("gc", language.of("Give room back now", "立即回收空间"), language.of("Give back what no generation needs, at full speed?", "全速回收所有版本均不再需要的空间？")))
                 }
             }
         }
@@ -51,14 +51,14 @@ async fn list(State(web): State<Arc<Web>>, visitor: Visitor) -> Response {
             section.card {
                 h2 { (language.of("In the background", "后台任务")) }
                 p.small.soft { (language.of("Tranquillity: the share of the disk's time that a worker may take, so that edges come first. It counts from the next store on.", "占用上限：后台任务可占用的磁盘时间比例，优先保证边缘设备。从下一个存储开始生效。")) }
-                div data-part="workers" { (workers(&web.admin.workers(), sets, language)) }
+                div data-part="workers" data-again="10" { (workers(&web.admin.workers(), sets, language)) }
             }
         }
     };
     Shell { visitor: &visitor, title, place: "/jobs", follows: None, content }.render().into_response()
 }
 
-fn begin(what: &str, name: &str, sure: &str, _language: Language) -> Markup {
+fn begin(what: &str, name: &str, sure: &str) -> Markup {
     html! {
         form data-api="/api/v1/jobs" data-then="job" data-confirm=(sure) {
             input type="hidden" name="job" value=(what);
@@ -74,7 +74,7 @@ fn table(jobs: &[Arc<Job>], visitor: &Visitor) -> Markup {
         table.stack {
             thead { tr {
                 th.number { "#" } th { (language.of("What", "内容")) } th { (language.of("State", "状态")) } th { (language.of("Progress", "进度")) }
-                th { (language.of("Begun", "开始")) } th { (language.of("By", "发起人")) } th {}
+                th { (language.of("Begun", "开始")) } th { (language.of("By", "发起人")) } th { span.sr { (language.of("Actions", "操作")) } }
             } }
             tbody {
                 @for job in jobs {

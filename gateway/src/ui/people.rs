@@ -258,7 +258,7 @@ fn token_table(tokens: &[TokenLine], visitor: &Visitor) -> Markup {
                 table.stack {
                     thead { tr {
                         th { (language.of("For what", "用途")) } th { (language.of("Role", "角色")) } th { (language.of("Good until", "有效期至")) }
-                        th { (language.of("Used last", "最近使用")) } th {}
+                        th { (language.of("Used last", "最近使用")) } th { span.sr { (language.of("Actions", "操作")) } }
                     } }
                     tbody {
                         @for token in tokens {

@@ -200,8 +200,13 @@ fn line(row: &Row, here: &Here) -> Markup {
             th scope="row" { (site_link(&row.site.tenant, &row.site.site)) " " span.soft.small { (row.site.tenant) } }
             td data-label=(language.of("Quota", "配额")) { (say::period(&quota.period, language)) ", " (format::bytes(quota.limit)) }
             td.gauge data-label=(language.of("Used", "已用")) {
-                (quota_bar(quota.used, quota.limit, quota.passed))
-                span.small.soft { (format::bytes(quota.used)) @if let Some(passed) = quota.passed { (language.of(" · even pace: ", " · 匀速：")) (passed / 10) " %" } }
+                @if row.site.heard.is_some() {
+                    (quota_bar(quota.used, quota.limit, quota.passed))
+                    span.small.soft {
+                        " · " (format::bytes(quota.used))
+                        @if let Some(passed) = quota.passed { (language.of(" · even pace: ", " · 匀速：")) (passed / 10) " %" }
+                    }
+                } @else { span.soft { (language.of("its edge has not told yet", "边缘设备尚未上报")) } }
             }
             td.number data-label=(language.of("Left", "剩余")) { (format::bytes(quota.limit.saturating_sub(quota.used))) }
             td data-label=(language.of("At this pace", "按当前速度")) { (ending(row.end, here)) }

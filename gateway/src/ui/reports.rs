@@ -185,7 +185,7 @@ fn chart(days: &[DayLine], language: Language) -> Markup {
             aria-label=(language.of("Bytes sent and allowed, day by day; the table has the figures.", "逐日已发送与允许的流量，数值见下表。")) {
             @for (at, day) in days.iter().enumerate() {
                 @let (may, was) = (seen(day.figures.allowed), seen(day.figures.sent));
-                @if day.figures.recorded == 0 { path.gap d={ "M" (at * 10 + 5) " 0v" (HEIGHT) } {} }
+                @if day.figures.recorded == 0 && day.figures.missing > 0 { path.gap d={ "M" (at * 10 + 5) " 0v" (HEIGHT) } {} }
                 rect.may x=(at * 10 + 1) y=(HEIGHT - may) width="8" height=(may) {}
                 rect.(if day.figures.over > 0 { "over" } else { "was" }) x=(at * 10 + 2) y=(HEIGHT - was) width="6" height=(was) {}
             }
@@ -193,8 +193,8 @@ fn chart(days: &[DayLine], language: Language) -> Markup {
         div.ticks aria-hidden="true" { @for day in days.iter().step_by(if days.len() > 16 { 3 } else { 1 }) { span { (day.date.get(8..).unwrap_or_default()) } } }
         p.small.soft {
             span.key.o {} (language.of("could have been sent", "允许发送")) " "
-            span.key.a {} (language.of("was sent", "已发送")) ". "
-            (language.of("Full height: ", "满高：")) (format::bytes(most))
+            span.key.a {} (language.of("was sent", "已发送"))
+            @if most > 1 { ". " (language.of("Full height: ", "满高：")) (format::bytes(most)) }
         }
     }
 }
@@ -240,7 +240,7 @@ fn quotas(report: &LineReport, language: Language) -> Markup {
                         tr {
                             td { (say::period(&quota.period, language)) } td.number { (format::bytes(quota.limit)) }
                             td.number { (format::bytes(quota.used)) " (" (u128::from(quota.used) * 100 / u128::from(quota.limit.max(1))) " %)" }
-                            td { (quota.from.as_deref().unwrap_or("–")) }
+                            td { (quota.from.as_deref().filter(|_| quota.used > 0).unwrap_or("–")) }
                             td.number { @if quota.exceeded > 0 { strong { (quota.exceeded) } } @else { "0" } }
                         }
                     }

@@ -274,6 +274,21 @@ fn bent(bend: &str) -> String {
     }
 }
 
+/// What somebody asks a second person for: `policy.set of b1: as agreed`, as the approval keeps it.
+pub(crate) fn asked(text: &str, language: Language) -> String {
+    let known = || {
+        let (word, rest) = text.split_once(" of ")?;
+        let (object, detail) = rest.split_once(": ")?;
+        let what = match word {
+            "policy.set" => language.of("New policy", "更新策略"),
+            "override.add" => language.of("Override", "临时调整"),
+            _ => return None,
+        };
+        Some(language.of(format!("{what} for {object}: {detail}"), format!("{what}（{object}）：{detail}")))
+    };
+    known().unwrap_or_else(|| text.to_owned())
+}
+
 /// Why the owner of a line has to agree, as [`Cause`](crate::access::agreement::Cause) says it.
 pub(crate) fn cause(text: &str, language: Language) -> String {
     if language == Language::English {
@@ -380,6 +395,9 @@ mod tests {
             change(&added("boost 2 Mbit/s", Some("db")).to_string(), Language::Chinese),
             "临时调整 4：提速 2 Mbit/s，卷 db，自 1970-01-01 00:00:00 UTC 至 1970-01-01 00:01:00 UTC"
         );
+        assert_eq!(asked("policy.set of b1: as agreed", Language::Chinese), "更新策略（b1）：as agreed");
+        assert_eq!(asked("override.add of b1: boost", Language::English), "Override for b1: boost");
+        assert_eq!(asked("what comes later", Language::Chinese), "what comes later");
         assert_eq!(change("something new", Language::Chinese), "something new", "what is not known stays as it is");
     }
 }

@@ -209,16 +209,18 @@
 
   function buildGrid() {
     grid.className = `grid g${grain * 15}`;
-    const corner = make("span", { role: "columnheader", class: "corner" });
+    const corner = make("span", { role: "gridcell", class: "corner" });
     const hours = Array.from({ length: 24 }, (_, hour) =>
-      make("button", { type: "button", role: "columnheader", class: "hour", tabindex: -1, "data-hour": hour, disabled: !given.may, "aria-label": `${clock(hour * 4)} ${say("every-day")}` }, String(hour)));
+      make("span", { role: "columnheader", class: "head" },
+        make("button", { type: "button", class: "hour", tabindex: -1, "data-hour": hour, disabled: !given.may, "aria-label": `${clock(hour * 4)} ${say("every-day")}` }, String(hour))));
     const rows = given.days.map((name, day) => {
       const cells = [];
       for (let at = 0; at < CELLS; at += grain) {
         const quarters = Array.from({ length: grain }, () => make("i"));
         cells.push(make("div", { role: "gridcell", class: at % 4 === 0 ? "cell full" : "cell", tabindex: -1, "data-day": day, "data-at": at }, ...quarters));
       }
-      const label = make("button", { type: "button", role: "rowheader", class: "day", tabindex: -1, "data-row": day, disabled: !given.may, "aria-label": `${name} ${say("all-day")}` }, name);
+      const label = make("span", { role: "rowheader", class: "head" },
+        make("button", { type: "button", class: "day", tabindex: -1, "data-row": day, disabled: !given.may, "aria-label": `${name} ${say("all-day")}` }, name));
       return make("div", { role: "row", class: "grid-row" }, label, ...cells);
     });
     grid.replaceChildren(make("div", { role: "row", class: "grid-row" }, corner, ...hours), ...rows);

@@ -55,7 +55,7 @@ async fn list(State(web): State<Arc<Web>>, visitor: Visitor) -> Result<Response,
                     thead { tr {
                         th { (language.of("Site", "站点")) } th { (language.of("Schedule", "时间表")) }
                         th { (language.of("Zone", "时区")) } th { (language.of("Policy", "策略")) }
-                        th { (language.of("At the edge", "边缘设备")) } th {}
+                        th { (language.of("At the edge", "边缘设备")) } th { span.sr { (language.of("Actions", "操作")) } }
                     } }
                     tbody { @for entry in &entries { (row(entry, &visitor, &Here::at(&entry.view, now, language))) } }
                 }

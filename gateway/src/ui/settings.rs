@@ -159,7 +159,7 @@ fn authority_part(authorities: &[AuthorityLine], days: u64, sets: bool, language
             h2 { (language.of("Authorities", "证书颁发机构（CA）")) }
             p.small.soft { (language.of("They sign the certificates of edges. One signs; the others are only trusted.", "为边缘设备签发证书。其中一个负责签发，其余仅被信任。")) }
             table.stack {
-                thead { tr { th.number { "#" } th { (language.of("SHA-256 of its certificate", "证书 SHA-256")) } th { (language.of("State", "状态")) } @if sets { th {} } } }
+                thead { tr { th.number { "#" } th { (language.of("SHA-256 of its certificate", "证书 SHA-256")) } th { (language.of("State", "状态")) } @if sets { th { span.sr { (language.of("Actions", "操作")) } } } } }
                 tbody {
                     @for authority in authorities {
                         tr {

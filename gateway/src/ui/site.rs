@@ -213,7 +213,7 @@ fn volumes(view: &SiteView, here: &Here, path: &str) -> Markup {
             p { (language.of("There are no volumes yet. At the branch, on the edge's page or by:", "还没有卷。请在网点的边缘设备页面添加，或执行：")) }
             pre { "sluice-edge volume add NAME --source block:/dev/vg0/data" }
         } @else {
-            div.scroll tabindex="0" role="region" aria-label=(language.of("Volumes", "卷")) {
+            div.scroll tabindex="0" role="region" aria-label=(language.of("Table of volumes", "卷列表")) {
                 table.stack {
                     thead { tr {
                         th { (language.of("Volume", "卷")) } th { (language.of("State", "状态")) }

@@ -119,8 +119,7 @@ fn body_of(operation: &str) -> Option<Value> {
         "POST /session" | "POST /setup" | "PUT /session/password" => return None,
         "POST /tokens" => json!({ "tenant": "bank", "site": "b2" }),
         "PUT /sites/{tenant}/{site}/policy" => json!({ "document": POLICY, "reason": "r" }),
-        "POST /policies" => json!({ "tenant": "{tenant}", "sites": ["b1"], "document": POLICY, "reason": "r" }),
-        "POST /policies/schedule" => {
+        "POST /policies" | "POST /policies/schedule" => {
             json!({ "tenant": "{tenant}", "sites": ["b1"], "document": POLICY, "reason": "r" })
         }
         "POST /policy/draft" => json!({ "document": POLICY }),
@@ -452,7 +451,7 @@ fn pages_and_answers_carry_the_headers_and_names_are_text() {
                 ("content-security-policy", "default-src 'none'; script-src 'self'; style-src 'self'"),
                 ("x-content-type-options", "nosniff"),
                 ("cache-control", "no-store"),
-                ("referrer-policy", "no-referrer"),
+                ("referrer-policy", "same-origin"),
             ] {
                 assert!(
                     page.header(name).is_some_and(|value| value.contains(part)),

@@ -6,6 +6,7 @@ mod api;
 mod client;
 mod commands;
 mod edge;
+mod fuzz;
 mod generations;
 mod identities;
 mod lines;
