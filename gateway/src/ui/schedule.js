@@ -891,6 +891,7 @@
     const [document_, more] = [text, ticked()];
     const said = [];
     let waits = false;
+    let saved_here = false;
     if (version === null || answer.diff) {
       const headers = version === null ? { "If-None-Match": "*" } : { "If-Match": `"v${version}"` };
       const saved = await ask("PUT", given.path, { document: document_, reason }, headers);
@@ -899,7 +900,10 @@
       if (saved.status === 202) {
         waits = true;
         said.push(say("waits-approval", saved.body.approval), ...saved.body.causes);
-      } else said.push(...saved.body.what);
+      } else {
+        saved_here = true;
+        said.push(...saved.body.what.filter((one) => one.includes("stays in force")));
+      }
     }
     dirty = false;
     if (more.length) {
@@ -909,9 +913,10 @@
       else said.push(say("saved-more", more.length));
       if (applied.ok) for (const box of document.querySelectorAll("input[name=also]:checked")) box.checked = false;
     }
-    notice(saving, said.join(" "), waits ? "warn" : "good");
     if (!waits) by("reason").value = "";
     await begin_anew();
+    if (saved_here) said.unshift(say("saved", version));
+    notice(saving, said.join(" "), waits ? "warn" : "good");
   }
 
   /** What is in force is what the work goes on from. */
