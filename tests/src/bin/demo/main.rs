@@ -87,7 +87,7 @@ fn main() -> Result<()> {
     ];
     screen.say(&format!("\n{}", summary(&generations, asked.line)));
     if asked.stay {
-        site.stay(&screen)?;
+        site.stay(&mut screen)?;
     }
     site.close()?;
     ensure!(generations.iter().all(|proof| proof.equal), "a rebuilt volume differs from its source");
@@ -241,7 +241,7 @@ impl Site {
     }
 
     /// Says where everything is, and waits for Enter or the end of the input.
-    fn stay(&self, screen: &Screen) -> Result<()> {
+    fn stay(&self, screen: &mut Screen) -> Result<()> {
         let password = self.gateway.run("user", &["add", "demo", "--role", "administrator"])?;
         screen.say(&format!(
             "\nGateway and edge run on. Pages: http://{}, account `demo`, first password {}",
