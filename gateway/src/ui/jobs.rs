@@ -206,7 +206,7 @@ fn object(view: &JobView) -> Markup {
     }
 }
 
-fn what(word: &str, language: Language) -> &str {
+pub(super) fn what(word: &str, language: Language) -> &str {
     match word {
         "volume.verify" => language.of("Verify", "校验"),
         "volume.rehydrate" => language.of("Rehydrate", "还原"),
@@ -216,7 +216,7 @@ fn what(word: &str, language: Language) -> &str {
     }
 }
 
-fn state(word: &str, language: Language) -> (&'static str, &'static str) {
+pub(super) fn state(word: &str, language: Language) -> (&'static str, &'static str) {
     match word {
         "running" => ("busy", language.of("running", "进行中")),
         "done" => ("good", language.of("done", "完成")),

@@ -19,7 +19,7 @@ use jiff::{SignedDuration, Timestamp};
 use look::{Language, Strip, format};
 use maud::{Markup, html};
 use serde::Deserialize;
-use shaping::policy::{Bend, Override, Policy};
+use shaping::policy::{Bend, Override, Policy, VolumeClass, VolumeRule};
 use shaping::{Rate, forecast};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -69,7 +69,7 @@ async fn show(
         section.card.timeline data-part="timeline" aria-label=(language.of("Timeline", "时间线")) { (timeline(&known, &here)) }
         div.two {
             div {
-                section.card data-part="volumes" aria-labelledby="volumes" { (volumes(&known.view, &here, &path)) }
+                section.card data-part="volumes" aria-labelledby="volumes" { (volumes(&known, &here, &path)) }
                 section.card data-part="events" aria-labelledby="events" { (events(&known.events, &here)) }
             }
             div {
@@ -205,8 +205,8 @@ fn outlook(view: &SiteView, here: &Here) -> String {
 
 // ---- volumes, events
 
-fn volumes(view: &SiteView, here: &Here, path: &str) -> Markup {
-    let language = here.language;
+fn volumes(known: &Known, here: &Here, path: &str) -> Markup {
+    let (view, language) = (&known.view, here.language);
     html! {
         h2 #volumes { (language.of("Volumes", "卷")) }
         @if view.volumes.is_empty() {
@@ -217,18 +217,24 @@ fn volumes(view: &SiteView, here: &Here, path: &str) -> Markup {
                 table.stack {
                     thead { tr {
                         th { (language.of("Volume", "卷")) } th { (language.of("State", "状态")) }
+                        th { (language.of("Class, weight", "等级与权重")) }
                         th.number { (language.of("Size", "大小")) } th { (language.of("Restore point", "恢复点")) }
                         th.number { (language.of("Changes", "变化量")) } th.number { (language.of("Ratio", "压缩比")) }
                         th { (language.of("On its way", "在途")) }
                     } }
-                    tbody { @for volume in &view.volumes { (volume_row(volume, here, path)) } }
+                    tbody { @for volume in &view.volumes { (volume_row(volume, rule_of(known, &volume.name), here, path)) } }
                 }
             }
         }
     }
 }
 
-fn volume_row(volume: &VolumeBrief, here: &Here, path: &str) -> Markup {
+/// What the policy says of a volume.
+fn rule_of<'a>(known: &'a Known, name: &str) -> Option<&'a VolumeRule> {
+    known.ruled.as_ref()?.policy.volumes.iter().find(|rule| rule.name == name)
+}
+
+fn volume_row(volume: &VolumeBrief, rule: Option<&VolumeRule>, here: &Here, path: &str) -> Markup {
     let language = here.language;
     let (class, text) = say::volume(volume.doing, language);
     let ratio = (volume.coded_bytes > 0).then(|| volume.new_bytes as f64 / volume.coded_bytes as f64);
@@ -236,11 +242,18 @@ fn volume_row(volume: &VolumeBrief, here: &Here, path: &str) -> Markup {
         tr {
             td { a href={ "/volumes/" (path) "/" (escaped(&volume.name)) } { (volume.name) } }
             td data-label=(language.of("State", "状态")) { span.chip.(class) { (text) } }
+            td data-label=(language.of("Class, weight", "等级与权重")) {
+                (volume_class(rule.map_or(VolumeClass::default(), |rule| rule.class), language)) ", " (rule.map_or(100, |rule| rule.weight))
+                @if let Some(cap) = rule.and_then(|rule| rule.cap) { ", ≤ " (cap) }
+            }
             td.number data-label=(language.of("Size", "大小")) { (format::bytes(volume.size)) }
             td data-label=(language.of("Restore point", "恢复点")) {
                 @match volume.restore_point {
                     Some(point) => { (here.ago(point)) }
                     None => { (language.of("none yet", "暂无")) }
+                }
+                @if let Some(lag) = rule.and_then(|rule| rule.lag) {
+                    br; span.small.soft { (language.of("at most ", "最多 ")) (format::duration(lag.as_secs(), language)) }
                 }
             }
             td.number data-label=(language.of("Changes", "变化量")) { @if let Some(changed) = volume.changed { (format::bytes(changed)) } @else { "–" } }
@@ -252,6 +265,14 @@ fn volume_row(volume: &VolumeBrief, here: &Here, path: &str) -> Markup {
                 } @else { "–" }
             }
         }
+    }
+}
+
+fn volume_class(class: VolumeClass, language: Language) -> &'static str {
+    match class {
+        VolumeClass::Critical => language.of("critical", "关键"),
+        VolumeClass::Normal => language.of("normal", "普通"),
+        VolumeClass::Bulk => language.of("bulk", "批量"),
     }
 }
 

@@ -38,6 +38,8 @@ struct Place<'a> {
     volume: &'a str,
     zone: TimeZone,
     language: Language,
+    /// The lineage of its generations.
+    lineage: String,
 }
 
 async fn show(
@@ -54,13 +56,15 @@ async fn show(
         Ok(generations) => generations,
         Err(problem) => return Err(visitor.fault(problem)),
     };
-    let known = with_site(&web, &visitor.caller, &tenant, &site, |web, caller, tenant, site| {
+    let wanted = name.clone();
+    let known = with_site(&web, &visitor.caller, &tenant, &site, move |web, caller, tenant, site| {
         let row = web.state.catalogue.policy(site.id)?;
+        let (_, lineage) = web.admin.find_volume(&wanted)?;
         let ruled = web.fleet.ruled(site.id, row.as_ref(), timestamp(web.state.now()));
         let zone = ruled.map_or(TimeZone::UTC, |ruled| ruled.policy.zone.clone());
-        Ok((zone, caller.require(Right::Operate, Some(tenant.id)).is_ok()))
+        Ok((zone, lineage.id.to_string(), caller.require(Right::Operate, Some(tenant.id)).is_ok()))
     });
-    let (zone, may_operate) = match known.await {
+    let (zone, lineage, may_operate) = match known.await {
         Ok(known) => known,
         Err(problem) => return Err(visitor.fault(problem)),
     };
@@ -72,7 +76,7 @@ async fn show(
         _ => None,
     };
     let language = visitor.language;
-    let place = Place { tenant: &tenant, site: &site, volume: &volume, zone, language };
+    let place = Place { tenant: &tenant, site: &site, volume: &volume, zone, language, lineage };
     let jobs: Vec<JobView> =
         web.jobs.seen_by(&visitor.caller).iter().map(|job| job.view()).filter(|job| job.object == name).collect();
     let content = html! {
@@ -107,7 +111,8 @@ fn drawn(generations: &[GenerationLine], place: &Place<'_>) -> Markup {
     let deltas = || shown.iter().skip(usize::from(shown.len() > 1 && shown.len() == generations.len()));
     let most = deltas().map(|line| line.new_bytes.max(line.coded_bytes)).max().unwrap_or(0).max(1);
     let height = |bytes: u64| (u128::from(bytes) * 100 / u128::from(most)).min(100).max(u128::from(bytes > 0)) as u64;
-    let width = shown.len() * 10;
+    // A few generations are bars too, and no walls.
+    let width = shown.len().max(20) * 10;
     let language = place.language;
     html! {
         h2 { (language.of("Generations", "版本")) }
@@ -158,7 +163,8 @@ fn table(generations: &[GenerationLine], place: &Place<'_>) -> Markup {
                 }
             }
         }
-        p.hint { (language.of("A root is what `b3sum` prints for the volume's image.", "根哈希与对卷镜像执行 `b3sum` 的结果一致。")) " " (place.zone.iana_name().unwrap_or("UTC")) }
+        p.hint { (language.of("A root is what `b3sum` prints for the volume's image.", "根哈希与对卷镜像执行 `b3sum` 的结果一致。")) " " (place.zone.iana_name().unwrap_or("UTC")) ". "
+            (language.of("All of them are one lineage: ", "以上版本属于同一沿袭：")) code.mono.wrap { (place.lineage) } }
     }
 }
 
@@ -258,6 +264,6 @@ fn act(generations: &[GenerationLine], web: &Web, place: &Place<'_>) -> Markup {
 fn job_list(jobs: &[JobView], language: Language) -> Markup {
     html! {
         h2 { (language.of("Jobs", "任务")) }
-        ul.history { @for job in jobs.iter().take(5) { li { a href={ "/jobs/" (job.number) } { "#" (job.number) " " (job.what) } " " span.chip { (job.state) } } } }
+        ul.history { @for job in jobs.iter().take(5) { @let (class, state) = super::jobs::state(&job.state, language); li { a href={ "/jobs/" (job.number) } { "#" (job.number) " " (super::jobs::what(&job.what, language)) } " " span.chip.(class) { (state) } } } }
     }
 }

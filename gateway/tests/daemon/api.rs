@@ -357,6 +357,48 @@ fn everything_that_was_done_or_refused_stands_in_the_audit_log_and_the_chain_is_
     viewer.get("/api/v1/audit").expect(403);
 }
 
+#[test]
+fn pages_are_served_by_tls_with_the_gateways_authority_and_cookies_stay_there() {
+    let (mut world, chief) = world();
+    drop(chief);
+    world.stop();
+    world.config.web.as_mut().unwrap().tls = sluice_gateway::config::WebTls::Own;
+    world.start();
+    let address = Client::of(&world).address.unwrap();
+    let authority = std::fs::read(world.state().join("ca/1.crt")).unwrap();
+    let ask = |name: &'static str, trusted: bool| {
+        let mut roots = rustls::RootCertStore::empty();
+        if trusted {
+            roots.add(authority.clone().into()).unwrap();
+        }
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        world.run(async move {
+            use tokio::io::{AsyncReadExt, AsyncWriteExt};
+            let stream = tokio::net::TcpStream::connect(address).await?;
+            let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+            let mut stream = connector.connect(name.try_into().unwrap(), stream).await?;
+            let body = json!({ "name": "chief", "password": PASSWORD }).to_string();
+            let head = format!("POST /api/v1/session HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+            stream.write_all(format!("{head}{body}").as_bytes()).await?;
+            let mut answer = Vec::new();
+            // Not every end of a connection is told by TLS.
+            let _cut = stream.read_to_end(&mut answer).await;
+            Ok::<_, std::io::Error>(String::from_utf8_lossy(&answer).into_owned())
+        })
+    };
+    let answer = ask("gw.example", true).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.contains("set-cookie: __Host-sluice=") && answer.contains("Secure"), "{answer}");
+    assert!(answer.contains("strict-transport-security: max-age="), "{answer}");
+    assert!(ask("gw.example", false).is_err(), "an authority that is not trusted");
+    assert!(ask("other.example", true).is_err(), "a name that the certificate is not for");
+}
+
 fn seeded(world: &World, name: &str) -> Volume {
     let mut volume = Volume::new(1, 3 << 20);
     world.run(async {
