@@ -136,6 +136,30 @@ pub enum Request {
     AuditCheck,
 }
 
+impl Request {
+    /// Whether it changes nothing.
+    pub fn only_looks(&self) -> bool {
+        use PolicyRequest as P;
+        matches!(
+            self,
+            Request::Sites
+                | Request::Volumes
+                | Request::Generations { .. }
+                | Request::Status
+                | Request::Approvals { .. }
+                | Request::Audit { .. }
+                | Request::AuditCheck
+                | Request::Authority(Authority::List)
+                | Request::Gc { plan: true }
+                | Request::Rehydrate { plan: true, .. }
+                | Request::Account(AccountRequest::List | AccountRequest::Tokens { .. })
+                | Request::Policy(
+                    P::Show { .. } | P::Preview { .. } | P::History { .. } | P::Overrides { .. } | P::Report { .. }
+                )
+        )
+    }
+}
+
 /// What to do with accounts and API tokens.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]

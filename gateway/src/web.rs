@@ -336,9 +336,12 @@ impl Web {
     /// Does what is asked on a thread of its own.
     pub async fn ask(&self, caller: &Caller, request: Request) -> Result<Answer, AdminError> {
         let (admin, caller, fleet) = (self.admin.clone(), caller.clone(), self.fleet.clone());
+        let looks = request.only_looks();
         blocking(move || {
             let done = admin.handle_as(&caller, request, &mut |_| true);
-            fleet.stale(); // whoever asked looks next
+            if !looks {
+                fleet.stale(); // whoever changed something looks at it next
+            }
             done
         })
         .await

@@ -10,6 +10,7 @@ use crate::state::{State, TenantStore};
 use crate::workers::{self, Board, WorkerView};
 use crate::{backup, enrol, repairs};
 use dedupe::{BLOCK, Generation, Lineage, Pace, Progress, Store, StoreOptions, UnixMillis};
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -33,7 +34,18 @@ pub(super) struct Running {
     board: Arc<Board>,
     pub(super) sessions: Arc<Sessions>,
     pub(super) runtime: Handle,
+    /// Refusals for want of rights that are written into the audit log, by caller.
+    pub(super) refusals: Arc<Limiter>,
 }
+
+type Limiter = governor::RateLimiter<
+    String,
+    governor::state::keyed::DefaultKeyedStateStore<String>,
+    governor::clock::DefaultClock,
+>;
+
+/// Refusals of one caller in a minute that are written down: a person who is curious makes a few, a script that is would fill the log.
+const REFUSALS_NOTED: NonZeroU32 = NonZeroU32::new(30).expect("not zero");
 
 impl Admin {
     /// For a command that opened the state itself.
@@ -42,7 +54,8 @@ impl Admin {
     }
 
     pub(crate) fn of_daemon(state: Arc<State>, live: Arc<Live>, board: Arc<Board>, sessions: Arc<Sessions>) -> Admin {
-        Admin { state, daemon: Some(Running { live, board, sessions, runtime: Handle::current() }) }
+        let refusals = Arc::new(Limiter::keyed(governor::Quota::per_minute(REFUSALS_NOTED)));
+        Admin { state, daemon: Some(Running { live, board, sessions, runtime: Handle::current(), refusals }) }
     }
 
     /// The gateway's time.

@@ -74,12 +74,13 @@ impl Admin {
         let subject = match allowed {
             Ok(subject) => subject,
             Err(error) => {
-                if matches!(error, AdminError::Forbidden(_)) {
+                if matches!(error, AdminError::Forbidden(_)) && self.may_fill_the_log(caller) {
                     self.note(caller, "forbidden", None, String::new(), error.to_string(), "refused")?;
                 }
                 return Err(error);
             }
         };
+        debug_assert_eq!(subject.what.is_none(), request.only_looks(), "{request:?}");
         let Some(what) = subject.what else { return self.perform(caller, request, report) };
         if let Some(waiting) = self.second_person(caller, &request, &subject)? {
             let detail = format!("number {}; {}", waiting.number, subject.detail);
@@ -93,6 +94,11 @@ impl Admin {
         };
         self.note(caller, what, subject.tenant.as_ref(), subject.object, detail, outcome)?;
         done
+    }
+
+    /// Whether one more refusal of this caller is written down: whoever has no rights must not fill the disk with that.
+    fn may_fill_the_log(&self, caller: &Caller) -> bool {
+        self.daemon.as_ref().is_none_or(|daemon| daemon.refusals.check_key(&caller.name).is_ok())
     }
 
     /// Writes into the audit log what somebody did, or was kept from.
