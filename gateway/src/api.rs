@@ -14,7 +14,7 @@
 //!   system       tenants, workers, grants, authorities, settings
 //! ```
 //!
-//! What each asks for goes through [`Admin::handle_as`](crate::Admin), which checks rights, asks for a second person and writes the audit log; so does what commands ask for.
+//! What each asks for goes through [`Admin::handle_as`](crate::admin::Admin::handle_as), which checks rights, asks for a second person and writes the audit log; so does what commands ask for.
 
 mod caller;
 mod draft;
