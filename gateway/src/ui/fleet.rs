@@ -149,7 +149,7 @@ fn row(site: &SiteView, now: Timestamp, language: Language, steers: bool) -> Mar
             td { (strip(site)) }
             td { @if site.backlog > 0 { (format::bytes(site.backlog)) } }
             td { (arrival(site, &here)) }
-            td { @if let Some(quota) = site.quotas.first() { (quota_bar(quota.used, quota.limit, None)) } }
+            td { @if let Some(quota) = site.quotas.first() { (quota_meter(quota.used, quota.limit)) } }
             td { @if let Some(point) = site.restore_point { (here.age(point)) } }
         }
     }
@@ -163,13 +163,9 @@ pub(super) fn strip(site: &SiteView) -> Markup {
         std::iter::repeat_n(mean, pair.len())
     });
     let steps = site.strip.sent.len() as u32;
-    let drawn = Strip {
-        steps,
-        spans: site.strip.spans.clone(),
-        sent: halves.collect(),
-        forecast: Vec::new(),
-        now: Some(steps),
-    };
+    // Now is where it ends: it needs no mark.
+    let drawn =
+        Strip { steps, spans: site.strip.spans.clone(), sent: halves.collect(), forecast: Vec::new(), now: None };
     drawn.draw()
 }
 
@@ -181,6 +177,12 @@ fn arrival(site: &SiteView, here: &Here) -> Markup {
             small.bad[late] { (here.language.of("due ", "时限 ")) (here.moment(deadline)) }
         }
     }
+}
+
+/// How much of a quota is used, in few bytes: there are five hundred of them.
+fn quota_meter(used: u64, limit: u64) -> Markup {
+    let share = (u128::from(used) * 100 / u128::from(limit.max(1))).min(100) as u64;
+    html! { meter max="100" value=(share) title={ (share) " %" } {} small { (share) " %" } }
 }
 
 /// How much of a quota is used; a mark where an even pace would be.
@@ -200,8 +202,7 @@ fn legend(language: Language) -> Markup {
         p.small.soft {
             span.key.o {} (language.of("may be sent", "允许传输")) " "
             span.key.x {} (language.of("blackout, pause or hold", "禁传、暂停或冻结")) " "
-            span.key.a {} (language.of("was sent", "已传输")) " "
-            span.key.n {} (language.of("now", "当前时间"))
+            span.key.a {} (language.of("was sent", "已传输"))
         }
     }
 }

@@ -181,11 +181,17 @@ fn layout(client: &Client) -> Result<Vec<Verdict>> {
 fn beside_ingest(world: &World, gateway: &Gateway, client: &Client, asked: &Asked) -> Result<Vec<Verdict>> {
     let image = world.path().join("disk.img");
     noise(&image)?;
-    let mut edge = world.edge("branch-000", EdgeOptions::default())?;
-    edge.enrol(&gateway.token("branch-000")?)?;
+    // A site without a policy, whose edge has no limit: what it sends comes as fast as it can be taken in.
+    let mut edge = world.edge("busy", EdgeOptions::default())?;
+    edge.enrol(&gateway.token("busy")?)?;
     edge.start()?;
     edge.add_volume("disk", &image)?;
     let mut capture = edge.capture_in_background("disk").spawn().context("starting a capture")?;
+    let until = Instant::now() + Duration::from_secs(120);
+    while ingested(gateway)? == 0.0 {
+        ensure!(Instant::now() < until, "nothing was ingested within two minutes");
+        std::thread::sleep(Duration::from_millis(100));
+    }
     let before = ingested(gateway)?;
     let paths = [
         "/api/v1/sites?per_page=50",
@@ -194,7 +200,7 @@ fn beside_ingest(world: &World, gateway: &Gateway, client: &Client, asked: &Aske
         "/api/v1/sites/bank/branch-007/overrides",
         "/api/v1/sites/bank/branch-007/preview?days=14",
         "/api/v1/volumes",
-        "/api/v1/volumes/bank/branch-000/disk/generations",
+        "/api/v1/volumes/bank/busy/disk/generations",
         "/api/v1/jobs",
         "/api/v1/audit?most=50",
         "/api/v1/tenants",
