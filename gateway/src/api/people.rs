@@ -122,6 +122,7 @@ struct Exported {
     /// Entries after this number.
     after: Option<u64>,
     /// `json` or `syslog`.
+    #[param(inline)]
     format: Option<AuditFormat>,
 }
 

@@ -47,6 +47,29 @@ fn every_operation_says_which_right_it_takes_and_every_error_is_a_problem() {
 }
 
 #[test]
+fn every_reference_leads_somewhere() {
+    fn references<'a>(value: &'a serde_json::Value, found: &mut Vec<&'a str>) {
+        match value {
+            serde_json::Value::Object(fields) => {
+                found.extend(fields.get("$ref").and_then(|to| to.as_str()));
+                fields.values().for_each(|field| references(field, found));
+            }
+            serde_json::Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+            _ => {}
+        }
+    }
+    let document = serde_json::to_value(document()).unwrap();
+    let mut found = Vec::new();
+    references(&document, &mut found);
+    assert!(found.len() > 100, "{}", found.len());
+    let dangling: Vec<&str> = found
+        .into_iter()
+        .filter(|to| to.strip_prefix('#').is_none_or(|pointer| document.pointer(pointer).is_none()))
+        .collect();
+    assert!(dangling.is_empty(), "{dangling:?}");
+}
+
+#[test]
 fn lists_are_handed_out_in_parts() {
     let page = |page, per_page| PageOf { page, per_page }.take((0..250).collect::<Vec<_>>());
     let first = page(None, None).unwrap();
