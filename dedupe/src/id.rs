@@ -72,6 +72,10 @@ random_id!(
     /// One immutable file of chunks or records.
     PackId
 );
+random_id!(
+    /// One rehydration, from its plan to its proof, across crashes.
+    RunId
+);
 
 /// What a lineage holds. Volumes today; upgrades and other objects travel the same way later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

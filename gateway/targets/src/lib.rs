@@ -1,0 +1,17 @@
+//! Where a gateway rehydrates to.
+//!
+//! One small trait, [`Target`], and behind it a file, a block device, a qcow2 image, the volumes of a cloud. The engine that decides what
+//! has to be written is the gateway's; what is here knows one kind of place and nothing of stores and policies. See `docs/design/targets.md`.
+
+pub mod credentials;
+pub mod error;
+pub mod http;
+pub mod pause;
+pub mod raw;
+pub mod tags;
+pub mod target;
+
+pub use credentials::{Credentials, Vars};
+pub use error::{Retry, TargetError};
+pub use pause::Stop;
+pub use target::{Check, Description, Filling, Image, Keeps, Notes, Point, Shape, Start, Target, Work};
