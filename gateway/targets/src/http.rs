@@ -182,20 +182,20 @@ impl Client {
         }
     }
 
-    /// Asks again and again until `look` finds what it waits for in an answer; for work that a service does in its own time.
+    /// Asks again and again until `look` finds what it waits for in an answer; for work that a service does in its own time. `longest` counts the pauses,
+    /// not the answers.
     pub fn wait_until<T>(
         &self,
         what: &str,
         longest: Duration,
         mut look: impl FnMut() -> Result<Option<T>, TargetError>,
     ) -> Result<T, TargetError> {
-        let until = std::time::Instant::now() + longest;
-        let mut pause = Duration::from_millis(100);
+        let (mut pause, mut waited) = (Duration::from_millis(100), Duration::ZERO);
         loop {
             if let Some(found) = look()? {
                 return Ok(found);
             }
-            if std::time::Instant::now() >= until {
+            if waited >= longest {
                 return Err(TargetError::Answer {
                     service: self.service.clone(),
                     asked: what.to_owned(),
@@ -205,6 +205,7 @@ impl Client {
             if !self.stop.wait(pause) {
                 return Err(TargetError::Cancelled);
             }
+            waited += pause;
             pause = (pause * 3 / 2).min(Duration::from_secs(3));
         }
     }

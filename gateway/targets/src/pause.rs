@@ -1,7 +1,7 @@
 //! Waiting that ends when the daemon does.
 
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Told once that the work is to end; whoever waits on it is woken. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -22,15 +22,9 @@ impl Stop {
     /// Waits so long; `false`: the work is to end, now.
     #[must_use = "work that was told to end must not go on"]
     pub fn wait(&self, time: Duration) -> bool {
-        let until = Instant::now() + time;
-        let mut stopped = self.0.0.lock().expect("the flag is only set");
-        while !*stopped {
-            let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else {
-                return true;
-            };
-            stopped = self.0.1.wait_timeout(stopped, left).expect("the flag is only set").0;
-        }
-        false
+        let stopped = self.0.0.lock().expect("the flag is only set");
+        let waited = self.0.1.wait_timeout_while(stopped, time, |stopped| !*stopped);
+        !*waited.expect("the flag is only set").0
     }
 }
 

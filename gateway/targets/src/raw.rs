@@ -305,13 +305,13 @@ impl Filling for Open {
         self.open.is_hole(&range)
     }
 
-    fn finish(&self) -> Result<Point, TargetError> {
+    fn finish(&self, now: UnixMillis) -> Result<Point, TargetError> {
         if !self.site.is_device {
             std::fs::rename(&self.site.unfinished, &self.site.path)
                 .and_then(|()| record::sync_folder_of(&self.site.path))
                 .map_err(TargetError::io("rename", &self.site.unfinished))?;
         }
-        let point = self.work.point(self.site.path.display().to_string(), now());
+        let point = self.work.point(self.site.path.display().to_string(), now);
         let stamp = Some(Stamp::of(&self.site.path)?);
         let lineage = self.work.image.lineage;
         self.site.records.write(&Record { lineage, point: Some(point.clone()), begun: None, stamp })?;
@@ -391,11 +391,6 @@ fn remove(path: &Path) -> Result<(), TargetError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed.and_then(|()| record::sync_folder_of(path)).map_err(TargetError::io("remove", path)),
     }
-}
-
-pub(crate) fn now() -> UnixMillis {
-    let since = std::time::SystemTime::now().duration_since(UNIX_EPOCH);
-    UnixMillis(since.map_or(0, |since| since.as_millis() as u64))
 }
 
 /// An image or device that is read as a whole, for its root.

@@ -66,8 +66,8 @@ pub trait Filling: Send + Sync {
     }
 
     /// Makes what was completed and proved a restorable point. A crash after this and before the engine writes it down is followed by `prepare` with the
-    /// same run, which must answer [`Start::Finished`].
-    fn finish(&self) -> Result<Point, TargetError>;
+    /// same run, which must answer [`Start::Finished`] or [`Start::Holds`] of this generation.
+    fn finish(&self, now: UnixMillis) -> Result<Point, TargetError>;
 }
 
 /// How a target wants to be written.

@@ -139,7 +139,7 @@ pub(crate) fn fill(
     if until == Until::Completed {
         return Ok((start, todo.len(), None));
     }
-    let point = filling.finish()?;
+    let point = filling.finish(UnixMillis(1_800_000_001_000))?;
     Ok((start, todo.len(), Some(point)))
 }
 

@@ -1,4 +1,6 @@
 //! Every target against the real thing, or what comes closest, under one contract.
 
+mod client;
 mod contract;
+mod faults;
 mod local;
