@@ -120,3 +120,12 @@ fn an_answer_without_end_is_cut_off() {
     let long = client.ask_for(&[], 1000, || Ok(Request::get(&url).body(Vec::new()).unwrap())).unwrap_err().to_string();
     assert!(long.ends_with("an answer of more than 1000 bytes"), "{long}");
 }
+
+#[test]
+fn a_byte_that_changed_on_the_way_is_for_the_reader_to_find() {
+    let faults = Faults::before(&echo());
+    faults.add("GET", "/block", (0, 1), Fault::Corrupt);
+    let client = client();
+    assert_ne!(get(&client, &faults, "/block").unwrap(), "/block");
+    assert_eq!(get(&client, &faults, "/block").unwrap(), "/block");
+}
