@@ -112,6 +112,8 @@ pub enum Via {
     Session,
     /// A program, by an API token.
     Token,
+    /// The gateway itself, for a standing order that somebody gave.
+    Order,
 }
 
 impl Via {
@@ -121,6 +123,7 @@ impl Via {
             Via::CommandLine => "command-line",
             Via::Session => "session",
             Via::Token => "token",
+            Via::Order => "order",
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod policy;
 pub mod render;
 mod request;
 pub mod socket;
+pub mod targets;
 
 pub use answer::{Answer, GenerationLine, Report, SiteLine, VolumeLine};
 pub use handlers::{Admin, watch};
@@ -17,6 +18,7 @@ pub use judge::Fault;
 pub use people::{AccountLine, ApprovalLine, AuditFormat, Proposal, ProposedDocument, TokenLine};
 pub use policy::{Bending, PolicyAnswer, PolicyRequest, Signature};
 pub use request::{AccountRequest, Authority, Request};
+pub use targets::{TargetAnswer, TargetRequest};
 
 use crate::rehydrate;
 
@@ -53,6 +55,37 @@ pub enum AdminError {
     /// It is not said for whom a policy is.
     #[error("say for whom the policy is: for one site by --site, or for all sites of a tenant by --all-of")]
     Whose,
+    /// No such target.
+    #[error("there is no target `{0}`; `sluice-gateway target list` lists those that there are")]
+    NoTarget(String),
+    /// Several tenants have one of that name.
+    #[error("several tenants have a target `{0}`; write TENANT/{0}")]
+    AmbiguousTarget(String),
+    /// There is one of that name.
+    #[error("there is a target `{0}` already; remove it first, or choose another name")]
+    TargetExists(String),
+    /// Somebody still wants it.
+    #[error("target `{0}` is kept at the latest of {1} volumes; end that first: `sluice-gateway target release`")]
+    TargetInUse(String, usize),
+    /// Another tenant's.
+    #[error("target `{target}` is not of the tenant of volume `{volume}`")]
+    ForeignTarget {
+        /// The target.
+        target: String,
+        /// The volume.
+        volume: String,
+    },
+    /// Nothing of that kind.
+    #[error("there is no run `{0}` that is not over; `sluice-gateway target runs` lists them")]
+    NoRun(String),
+    /// Nothing of that kind.
+    #[error("target `{target}` is not kept at the latest of `{volume}`; `sluice-gateway target orders` lists what is")]
+    NoOrder {
+        /// The target.
+        target: String,
+        /// The volume.
+        volume: String,
+    },
     /// A volume's name is not one.
     #[error(
         "`{0}` does not name a volume: write SITE/VOLUME, or TENANT/SITE/VOLUME; `sluice-gateway volumes` lists them"

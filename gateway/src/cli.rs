@@ -2,6 +2,7 @@
 
 mod people;
 mod policy;
+mod targets;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
@@ -10,11 +11,13 @@ use policy::{AuthorArgs, Format, HolidaysCommand, OverrideCommand, PolicyCommand
 use sluice_gateway::admin::socket::{self, AskError};
 use sluice_gateway::admin::{Admin, Answer, Authority, PolicyAnswer, PolicyRequest, Report, Request, render};
 use sluice_gateway::config::{Config, ConfigError, check_announced, defaults};
+use sluice_gateway::rehydrate::{Proof, Where};
 use sluice_gateway::state::State;
 use sluice_gateway::{backup, rehydrate, text};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use targets::TargetCommand;
 use wire::clock::machine_time;
 
 /// Takes generations of branch volumes in, keeps them, and gives them back byte for byte.
@@ -81,7 +84,7 @@ pub(crate) enum Command {
         /// SITE/VOLUME, or TENANT/SITE/VOLUME.
         volume: String,
     },
-    /// Rebuild a generation on a file or block device, read it back and prove it.
+    /// Rebuild a generation on a target, a file or a block device, read it back and prove it.
     Rehydrate {
         /// SITE/VOLUME, or TENANT/SITE/VOLUME.
         #[arg(long)]
@@ -90,14 +93,25 @@ pub(crate) enum Command {
         #[arg(long, default_value = "latest")]
         generation: String,
         /// A file (made if it is not there) or a block device.
-        #[arg(long, value_name = "PATH")]
-        to: PathBuf,
-        /// Read back only what was written.
-        #[arg(long)]
+        #[arg(long, value_name = "PATH", required_unless_present = "target")]
+        to: Option<PathBuf>,
+        /// A target that was set up: NAME, or TENANT/NAME.
+        #[arg(long, value_name = "NAME", conflicts_with = "to")]
+        target: Option<String>,
+        /// How it is proved: `all` is read back, what was `changed`, or that and a share of the rest, as `5%`.
+        #[arg(long, value_name = "HOW")]
+        proof: Option<Proof>,
+        /// Read back only what was written: the same as `--proof changed`.
+        #[arg(long, conflicts_with = "proof")]
         quick: bool,
         /// Only say what would be done.
         #[arg(long)]
         plan: bool,
+    },
+    /// Set up where generations are rehydrated to, and keep it at the latest.
+    Target {
+        #[command(subcommand)]
+        what: TargetCommand,
     },
     /// Compute the root of an image and compare it.
     VerifyImage {
@@ -294,9 +308,15 @@ fn request_of(command: Command) -> Result<Request> {
         Command::Sites => Request::Sites,
         Command::Volumes => Request::Volumes,
         Command::Generations { volume } => Request::Generations { volume },
-        Command::Rehydrate { volume, generation, to, quick, plan } => {
-            Request::Rehydrate { volume, generation, to: absolute(&to)?, quick, plan }
+        Command::Rehydrate { volume, generation, to, target, proof, quick, plan } => {
+            let to = match (to, target) {
+                (Some(path), _) => Where::Path(absolute(&path)?),
+                (None, Some(name)) => Where::Target(name),
+                (None, None) => bail!("say where: --to PATH, or --target NAME"),
+            };
+            Request::Rehydrate { volume, generation, to, proof: proof.or(quick.then_some(Proof::Changed)), plan }
         }
+        Command::Target { what } => targets::request(what)?,
         Command::Revoke { site } => Request::Revoke { site },
         Command::Backup { to, passphrase_file } => {
             let passphrase_file = passphrase_file.map(|path| absolute(&path)).transpose()?;

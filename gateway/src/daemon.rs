@@ -144,12 +144,15 @@ impl Daemon {
         let board = Arc::new(Board::default());
         figures::register(&registry, &gateway, &board);
         let sessions = Arc::new(Sessions::default());
-        let admin = Admin::of_daemon(gateway.state.clone(), gateway.live.clone(), board.clone(), sessions.clone());
+        let stop = gateway.stop.clone();
+        let admin =
+            Admin::of_daemon(gateway.state.clone(), gateway.live.clone(), board.clone(), sessions.clone(), stop);
         let jobs = Arc::new(Jobs::new(gateway.tasks.clone(), gateway.stop.clone()));
         let (mut shown, mut certificates) = (None, None);
         if let (Some(listener), Some(web)) = (pages, config.web.clone()) {
             shown = listener.local_addr().ok().map(|bound| web::address_of(&web, bound));
-            let (state, live, stop) = (gateway.state.clone(), gateway.live.clone(), gateway.stop.clone());
+            let (jobs, stop) = (jobs.clone(), gateway.stop.clone());
+            let (state, live) = (gateway.state.clone(), gateway.live.clone());
             let settings = config.clone();
             let parts = Parts { admin: admin.clone(), state, live, sessions, jobs, settings, stop };
             let web = Web::new(parts, web, &registry)?;
@@ -176,6 +179,7 @@ impl Daemon {
         gateway.tasks.spawn(socket::serve(listener, admin.clone(), gateway.tasks.clone(), gateway.stop.clone()));
         stores.ok();
         workers::start(&gateway, &board, &endpoints, (config.retention, config.ingress), stores, certificates);
+        workers::start_orders(&gateway, &board, admin.clone(), jobs);
         gateway.tasks.spawn(downlink::run(gateway.clone()));
         for endpoint in &endpoints {
             gateway.tasks.spawn(server::accept(gateway.clone(), endpoint.clone()));

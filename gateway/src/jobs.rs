@@ -2,6 +2,7 @@
 
 use crate::access::{Caller, Scope};
 use crate::admin::{Admin, Answer, Fault, Report, Request};
+use crate::rehydrate::Proof;
 use dedupe::{TenantId, UnixMillis};
 use look::Language;
 use serde::Serialize;
@@ -256,15 +257,15 @@ fn in_chinese(answer: &Answer) -> String {
             format!("版本 {number} 与捕获时一致：已读取 {}，根哈希为 {root}。", bytes(*read))
         }
         Answer::Rehydrated { done } => {
-            let proof = if done.quick {
-                "已回读写入的部分，内容正确"
-            } else {
-                "已完整回读，根哈希正确"
+            let proof = match done.proof {
+                Proof::All => "已完整回读，根哈希正确".to_owned(),
+                Proof::Changed => "已回读写入的部分，内容正确".to_owned(),
+                Proof::Sample(share) => format!("已回读写入的部分及其余部分的 {share}%，内容正确"),
             };
             let repaired = if done.repaired { "目标曾被改动，已重新写入。" } else { "" };
             format!(
                 "{} 现为版本 {}：写入 {}。{repaired}{proof}：{}",
-                done.plan.target.display(),
+                done.plan.target,
                 done.plan.number,
                 bytes(done.written_bytes),
                 done.root

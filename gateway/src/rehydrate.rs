@@ -1,32 +1,29 @@
-//! A generation to a file or block device: plan, show, execute, prove.
+//! A generation to a target: plan, show, execute, prove.
 //!
-//! A record beside the target says which generation it holds. With it only what differs is written; without it everything, and holes
-//! stay holes. Then the target is read back and its root compared, so that the proof is about the disk and not about our bookkeeping; a target that
-//! somebody else touched is found there and written anew.
+//! The target says what it holds; from that and the slab records follows what has to be written. Then the target is read back and its root compared, so that the
+//! proof is about the place and not about our bookkeeping; a target that somebody else touched is found there and written anew.
 //!
-//! A crash at any moment is harmless: the record is removed, durably, before the first byte is written, and written again after the proof.
+//! A run is a row of the catalogue from its first step to its proof. A crash at any moment is harmless: the same run goes on, from the last byte that it
+//! knows to be durable, and what it left in a cloud is found by its id.
 
-mod record;
-mod target;
+mod extents;
+mod fill;
+pub(crate) mod orders;
+pub mod places;
+mod readback;
+pub mod runs;
 
-pub use target::TargetError;
+pub use places::{Limits, Place, Proof, Where};
+pub use readback::{root_of_generation, root_of_image};
+pub use runs::{Found, Phase, Proven, Run, Standing, Trouble};
 
-use crate::files::FileError;
-use dedupe::{
-    BLOCK, ByteOffset, Content, Generation, GenerationId, Progress, Root, SLAB, SlabNumber, Store, StoreError, View,
-};
-use record::{Record, Records};
+use crate::catalogue::{Catalogue, CatalogueError};
+use dedupe::{Content, Generation, GenerationId, Progress, Root, RunId, Store, StoreError, TenantId, UnixMillis, View};
+use extents::{Extents, Scope};
 use serde::{Deserialize, Serialize};
-use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
-use target::Target;
-
-/// Bytes that one worker reads from the store and writes at once.
-const STEP: usize = 1 << 20;
-/// Workers at most: beyond this the target's disk is the limit.
-const MAX_WORKERS: usize = 8;
+use targets::{Filling, Image, Keeps, Notes, Point, Start, Target, TargetError, Work};
 
 /// Why a generation could not be rebuilt.
 #[derive(Debug, thiserror::Error)]
@@ -34,9 +31,9 @@ pub enum RehydrateError {
     /// The target cannot be used, read or written.
     #[error(transparent)]
     Target(#[from] TargetError),
-    /// The record beside the target cannot be written.
+    /// What is known of the run cannot be kept.
     #[error(transparent)]
-    Record(#[from] FileError),
+    Catalogue(#[from] CatalogueError),
     /// The store failed.
     #[error("the store: {0}")]
     Store(#[from] StoreError),
@@ -45,26 +42,47 @@ pub enum RehydrateError {
     Draft(GenerationId),
     /// What was read back is something else, also after everything was written anew.
     #[error(
-        "{target} reads back as {found} instead of {wanted}: its disk does not keep what is written to it, or something else writes to it"
+        "{target} reads back as {found} instead of {wanted}: it does not keep what is written to it, or something else writes to it"
     )]
     Unproved {
         /// The target.
-        target: PathBuf,
+        target: String,
         /// What it hashes to.
         found: String,
         /// What it should hash to.
         wanted: Root,
     },
-    /// Asked to stop. The target is not usable; doing it again goes over all of it.
-    #[error("cancelled; the target is incomplete, run it again")]
+    /// The same volume is on its way to the same target.
+    #[error("a run of this volume to {0} is under way; wait for it, or stop it")]
+    Busy(String),
+    /// Asked to stop.
+    #[error(
+        "stopped; the target is incomplete. Run it again to go on where it stopped, or give the run up to clean the target"
+    )]
     Cancelled,
+}
+
+impl RehydrateError {
+    /// Whether trying again later can help without anybody doing something.
+    pub fn passes(&self) -> bool {
+        match self {
+            RehydrateError::Target(error) => error.retry() == targets::Retry::Later,
+            RehydrateError::Busy(_) | RehydrateError::Cancelled => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the credentials are what is wrong.
+    pub fn is_credentials(&self) -> bool {
+        matches!(self, RehydrateError::Target(error) if error.is_credentials())
+    }
 }
 
 /// What is going to be done.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
-    /// The target.
-    pub target: PathBuf,
+    /// Where: the name of a target, or a path.
+    pub target: String,
     /// The generation.
     #[serde(with = "crate::admin::as_text")]
     pub generation: GenerationId,
@@ -87,69 +105,112 @@ pub struct Plan {
 pub struct Done {
     /// What was planned.
     pub plan: Plan,
-    /// Bytes written.
+    /// What the target calls the point: a path, the id of a snapshot.
+    pub point: String,
+    /// Bytes written, over all attempts of the run.
     pub written_bytes: u64,
     /// Bytes read back.
     pub verified_bytes: u64,
     /// Whether the target had been touched by somebody else and was written anew.
     pub repaired: bool,
-    /// The root that was proved; with `quick` of what was written only.
+    /// The root that was proved; unless all was read back, of what was compared only.
     pub root: String,
-    /// Whether only what was written was read back.
-    pub quick: bool,
+    /// How it was proved.
+    pub proof: Proof,
+}
+
+/// What a run is asked for with.
+pub struct Asked<'a> {
+    /// The store of the tenant.
+    pub store: &'a Arc<Store>,
+    /// Where runs are kept.
+    pub catalogue: &'a Catalogue,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The volume.
+    pub image: Image,
+    /// The generation.
+    pub generation: GenerationId,
+    /// Where, in words.
+    pub to: Where,
+    /// The target itself.
+    pub target: &'a dyn Target,
+    /// How it is proved.
+    pub proof: Proof,
+    /// What it may use.
+    pub limits: Limits,
+    /// Who asks.
+    pub by: String,
+    /// When.
+    pub now: UnixMillis,
+    /// Whether the daemon goes on with it by itself after a restart.
+    pub resumes: bool,
 }
 
 /// A generation on its way to a target.
-pub struct Rehydration {
-    store: Arc<Store>,
+pub struct Rehydration<'a> {
+    asked: Asked<'a>,
     view: View,
     root: Root,
-    target: Target,
-    records: Records,
-    base: Option<Generation>,
+    run: Mutex<Run>,
     plan: Plan,
 }
 
-impl Rehydration {
-    /// Looks at the target and decides what has to be written. Changes nothing. `state` is where records of block devices lie.
-    pub fn plan(store: &Arc<Store>, id: GenerationId, to: &Path, state: &Path) -> Result<Rehydration, RehydrateError> {
-        let view = store.view(id)?;
+/// What is told while it is done.
+pub struct Watch<'a> {
+    /// Counts bytes of the phase, and those written; ends the work when it is cancelled.
+    pub progress: &'a Progress,
+    /// Is told what is being done whenever that changes.
+    pub phase: &'a dyn Fn(&'static str),
+    /// Whether it is the daemon that ends, when it is cancelled.
+    pub is_ending: &'a (dyn Fn() -> bool + Sync),
+}
+
+impl<'a> Rehydration<'a> {
+    /// Looks at the target and decides what has to be written. Changes nothing there.
+    pub fn plan(asked: Asked<'a>) -> Result<Rehydration<'a>, RehydrateError> {
+        let view = asked.store.view(asked.generation)?;
         let generation = view.generation().clone();
-        let root = generation.sealed.ok_or(RehydrateError::Draft(id))?.root;
-        let target = Target::open(to, generation.size)?;
-        let records = Records::of(&target, state);
-        let (base, whole_because) = match held(store, &records, &target, &generation)? {
-            Ok(base) => (Some(base), None),
-            Err(why) => (None, Some(why.to_owned())),
+        let root = generation.sealed.ok_or(RehydrateError::Draft(asked.generation))?.root;
+        let open = open_run(&asked)?.filter(|run| run.work.generation == asked.generation);
+        let is_new = open.is_none();
+        let run = match open {
+            Some(run) => run,
+            None => new_run(&asked, &generation, root)?,
         };
-        let mut rehydration = Rehydration {
-            store: store.clone(),
-            view,
-            root,
-            records,
-            plan: Plan {
-                target: to.to_owned(),
-                generation: id,
-                number: generation.number,
-                size: generation.size.0,
-                from: base.as_ref().map(|base| base.number),
-                whole_because,
-                data_bytes: 0,
-                zero_bytes: 0,
-            },
-            target,
-            base,
+        let start = asked.target.look(&run.work)?;
+        let scope = scope_of(&asked, &generation, &start, &run, false)?;
+        let shape = asked.target.shape();
+        let held = match &scope {
+            Scope::Delta { base, .. } => base.as_ref().map(|base| base.number),
+            _ => None,
         };
-        let slabs = rehydration.slabs(rehydration.base.as_ref())?;
-        for slab in slabs {
-            for (range, content) in rehydration.extents(slab, rehydration.base.as_ref())? {
+        let whole_because = match (&scope, &start) {
+            (Scope::Delta { .. }, _) => None,
+            (Scope::Fresh, Start::Unknown(why)) | (Scope::Whole(why), _) => Some(why.clone()),
+            (Scope::Fresh, _) => Some("the target is new".to_owned()),
+        };
+        let mut plan = Plan {
+            target: asked.to.to_string(),
+            generation: generation.id,
+            number: generation.number,
+            size: generation.size.0,
+            from: held,
+            whole_because,
+            data_bytes: 0,
+            zero_bytes: 0,
+        };
+        let extents = Extents::new(asked.store, &view, scope, &shape);
+        for stretch in extents.stretches()? {
+            for (range, content) in extents.of(stretch)? {
                 match content {
-                    Content::Data => rehydration.plan.data_bytes += range.end - range.start,
-                    Content::Zero => rehydration.plan.zero_bytes += range.end - range.start,
+                    Content::Data => plan.data_bytes += range.end - range.start,
+                    Content::Zero => plan.zero_bytes += range.end - range.start,
                 }
             }
         }
-        Ok(rehydration)
+        tracing::debug!(target = plan.target, is_new, from = plan.from, data = plan.data_bytes, "planned");
+        Ok(Rehydration { asked, view, root, run: Mutex::new(run), plan })
     }
 
     /// What is going to be done.
@@ -157,259 +218,321 @@ impl Rehydration {
         &self.plan
     }
 
-    /// Does it. `phase` is told what is being done whenever that changes; `progress` counts bytes of the phase, and those written.
-    pub fn execute(
-        self,
-        quick: bool,
-        progress: &Progress,
-        phase: &dyn Fn(&'static str),
-    ) -> Result<Done, RehydrateError> {
-        self.records.forget()?;
-        let fresh = self.target.prepare(self.base.is_none())?;
-        phase("writing");
-        let written = self.write(self.base.as_ref(), fresh, progress)?;
-        self.target.sync()?;
-        phase("reading back");
-        let mut repaired = false;
-        let verified_bytes = if quick {
-            self.check_pieces(&written, progress)?
-        } else {
-            let mut found = self.read_back(progress)?;
-            if found != Some(self.root) && self.base.is_some() {
-                repaired = true;
-                tracing::warn!(target = %self.plan.target.display(), "the target was touched since; it is written anew");
-                phase("writing anew");
-                self.write(None, false, progress)?;
-                self.target.sync()?;
-                phase("reading back");
-                found = self.read_back(progress)?;
+    /// Does it.
+    ///
+    /// # Errors
+    /// The run stays open, so that doing it again goes on; [`RehydrateError::Unproved`] ends it and cleans the target.
+    pub fn execute(self, watch: &Watch<'_>) -> Result<Done, RehydrateError> {
+        let done = self.attempts(watch);
+        if let Err(error) = &done {
+            // A daemon that stops goes on with it when it starts.
+            let rests = !matches!(error, RehydrateError::Cancelled) || !(watch.is_ending)();
+            if rests && self.run().is_open() {
+                self.change(|run| run.held = Some(error.to_string()))?;
             }
-            if found != Some(self.root) {
-                return Err(self.unproved(found.map_or("nothing".into(), |root| root.to_string())));
-            }
-            self.plan.size
-        };
-        self.remember()?;
-        Ok(Done {
-            written_bytes: progress.stored.load(Ordering::Relaxed),
-            verified_bytes,
-            repaired,
-            root: self.root.to_string(),
-            quick,
-            plan: self.plan,
-        })
-    }
-
-    /// Writes what differs from `base`. `fresh` says that the target reads as zeroes, so that holes need no work.
-    fn write(&self, base: Option<&Generation>, fresh: bool, progress: &Progress) -> Result<Vec<Piece>, RehydrateError> {
-        let slabs = self.slabs(base)?;
-        let todo = self.plan.data_bytes + if fresh { 0 } else { self.plan.zero_bytes };
-        progress.done.store(0, Ordering::Relaxed);
-        progress.total.store(if base.is_some() || fresh { todo } else { self.plan.size }, Ordering::Relaxed);
-        let (next, pieces) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-        let work = || -> Result<(), RehydrateError> {
-            let mut buffer = vec![0; STEP];
-            loop {
-                let at = next.fetch_add(1, Ordering::Relaxed);
-                let Some(slab) = slabs.get(at) else { return Ok(()) };
-                if at == slabs.len() / 2 {
-                    dedupe::crash_point("gateway.rehydrate.middle");
-                }
-                for (range, content) in self.extents(*slab, base)? {
-                    if progress.is_cancelled() {
-                        return Err(RehydrateError::Cancelled);
-                    }
-                    match content {
-                        Content::Zero if fresh => {}
-                        Content::Zero => {
-                            self.target.zero(range.clone())?;
-                            progress.add(range.end - range.start);
-                        }
-                        Content::Data => self.copy(range, &mut buffer, progress, &pieces)?,
-                    }
-                }
-            }
-        };
-        in_parallel(slabs.len(), work)?;
-        Ok(pieces.into_inner().expect("no worker panicked"))
-    }
-
-    fn copy(
-        &self,
-        range: Range<u64>,
-        buffer: &mut [u8],
-        progress: &Progress,
-        pieces: &Mutex<Vec<Piece>>,
-    ) -> Result<(), RehydrateError> {
-        for start in range.clone().step_by(STEP) {
-            let len = (range.end - start).min(STEP as u64) as usize;
-            self.view.read(ByteOffset(start), &mut buffer[..len])?;
-            self.target.write(start, &buffer[..len])?;
-            let hash = blake3::hash(&buffer[..len]);
-            pieces.lock().expect("no worker panics while it holds them").push(Piece { start, len, hash });
-            progress.stored.fetch_add(len as u64, Ordering::Relaxed);
-            progress.add(len as u64);
         }
-        Ok(())
+        done
     }
 
-    /// Reads the whole target and computes its root; `None` when it was cancelled.
-    fn read_back(&self, progress: &Progress) -> Result<Option<Root>, RehydrateError> {
-        self.target.drop_cache();
-        progress.done.store(0, Ordering::Relaxed);
-        let size = self.view.size();
-        let root = dedupe::root_of(
-            size,
-            workers(),
-            progress,
-            |start, len| self.target.is_hole(start, len),
-            |at, buffer| self.target.read(at, buffer),
-        )?;
-        if root.is_none() { Err(RehydrateError::Cancelled) } else { Ok(root) }
-    }
-
-    /// Reads only what was written.
-    fn check_pieces(&self, pieces: &[Piece], progress: &Progress) -> Result<u64, RehydrateError> {
-        self.target.drop_cache();
-        let total: u64 = pieces.iter().map(|piece| piece.len as u64).sum();
-        progress.done.store(0, Ordering::Relaxed);
-        progress.total.store(total, Ordering::Relaxed);
-        let next = AtomicUsize::new(0);
-        in_parallel(pieces.len(), || {
-            let mut buffer = vec![0; STEP];
-            while let Some(piece) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
-                self.target.read(piece.start, &mut buffer[..piece.len])?;
-                if blake3::hash(&buffer[..piece.len]) != piece.hash {
-                    return Err(self.unproved(format!("something else at byte {}", piece.start)));
+    fn attempts(&self, watch: &Watch<'_>) -> Result<Done, RehydrateError> {
+        self.clear_the_way()?;
+        let mut done = self.attempt(watch, false);
+        if let Err(RehydrateError::Unproved { .. }) = done {
+            let was_all = matches!(self.run().found, Some(Found::Fresh | Found::Whole(_)));
+            self.give_up("what was read back was something else")?;
+            if !was_all {
+                tracing::warn!(target = self.plan.target, "the target was touched since; it is written anew");
+                let generation = self.view.generation();
+                *self.run.lock().expect("no holder panics") = new_run(&self.asked, generation, self.root)?;
+                done = self.attempt(watch, true);
+                if let Err(RehydrateError::Unproved { .. }) = done {
+                    self.give_up("what was read back was something else, also when all of it was written anew")?;
                 }
-                progress.add(piece.len as u64);
             }
-            Ok(())
-        })?;
-        Ok(total)
+        }
+        done
     }
 
-    fn remember(&self) -> Result<(), RehydrateError> {
+    fn run(&self) -> Run {
+        self.run.lock().expect("no holder panics").clone()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Run)) -> Result<(), RehydrateError> {
+        let mut run = self.run.lock().expect("no holder panics");
+        change(&mut run);
+        Ok(self.asked.catalogue.put_run(&run)?)
+    }
+
+    /// Another run of this volume to this target that is not over makes way: what it left there is cleaned, or told by the target as what lies between.
+    fn clear_the_way(&self) -> Result<(), RehydrateError> {
+        match open_run(&self.asked)?.filter(|other| other.work.run != self.run().work.run) {
+            None => Ok(()),
+            Some(other) => {
+                let why = format!("generation {} was asked for instead", self.plan.number);
+                give_up(self.asked.catalogue, self.asked.target, other, &why, self.asked.now)
+            }
+        }
+    }
+
+    fn give_up(&self, why: &str) -> Result<(), RehydrateError> {
+        give_up(self.asked.catalogue, self.asked.target, self.run(), why, self.asked.now)
+    }
+
+    fn notes(&self) -> impl Notes + '_ {
+        RunNotes(self)
+    }
+
+    fn attempt(&self, watch: &Watch<'_>, anew: bool) -> Result<Done, RehydrateError> {
+        self.change(|run| run.held = None)?;
+        let (run, notes) = (self.run(), self.notes());
+        (watch.phase)("preparing the target");
+        let (start, filling) = self.asked.target.prepare(&run.work, &notes)?;
+        if let Start::Finished(point) = start {
+            return self.finished(point, anew);
+        }
         let generation = self.view.generation();
-        let record = Record::new(generation, self.root, self.target.stamp()?);
-        Ok(self.records.remember(&record)?)
+        let scope = scope_of(&self.asked, generation, &start, &run, anew)?;
+        if start != Start::Resumed || run.found.is_none() {
+            let found = Found::from(&scope);
+            self.change(|run| (run.found, run.phase) = (Some(found), Phase::Writing { up_to: 0 }))?;
+        }
+        let shape = self.asked.target.shape();
+        let extents = Extents::new(self.asked.store, &self.view, scope, &shape);
+        if !matches!(self.run().phase, Phase::Proved { .. }) {
+            (watch.phase)(if anew { "writing anew" } else { "writing" });
+            fill::write(self, &*filling, &extents, watch.progress)?;
+            filling.complete()?;
+            self.change(|run| run.phase = Phase::Proving)?;
+            (watch.phase)("reading back");
+            let proven = self.prove(&*filling, &extents, watch.progress, anew)?;
+            self.change(|run| run.phase = Phase::Proved { proven })?;
+        }
+        dedupe::crash_point("gateway.rehydrate.proved");
+        (watch.phase)("making it a restorable point");
+        let point = filling.finish(self.asked.now)?;
+        dedupe::crash_point("gateway.rehydrate.finished");
+        self.finished(point, anew)
+    }
+
+    fn finished(&self, point: Point, anew: bool) -> Result<Done, RehydrateError> {
+        let proven = match self.run().phase {
+            Phase::Proved { proven } | Phase::Finished { proven, .. } => proven,
+            // A target that says so without our having proved it: it was this run that did, before a catalogue that was restored from a backup.
+            _ => Proven { method: Proof::Changed, bytes: 0, repaired: anew },
+        };
+        self.change(|run| {
+            run.ended = Some(self.asked.now);
+            run.phase = Phase::Finished { point: point.clone(), proven: proven.clone(), statement: None };
+        })?;
+        self.asked.catalogue.tidy_runs()?;
+        Ok(Done {
+            plan: self.plan.clone(),
+            point: point.id,
+            written_bytes: self.run().written,
+            verified_bytes: proven.bytes,
+            repaired: proven.repaired,
+            root: self.root.to_string(),
+            proof: proven.method,
+        })
     }
 
     fn unproved(&self, found: String) -> RehydrateError {
         RehydrateError::Unproved { target: self.plan.target.clone(), found, wanted: self.root }
     }
 
-    /// Slabs that have something to be written.
-    fn slabs(&self, base: Option<&Generation>) -> Result<Vec<SlabNumber>, RehydrateError> {
-        let generation = self.view.generation();
-        match base {
-            Some(base) if base.id == generation.id => Ok(Vec::new()),
-            Some(base) => {
-                let mut slabs = self.store.changed_slabs(Some(base), generation)?;
-                slabs.retain(|slab| slab.offset().0 < generation.size.0);
-                Ok(slabs)
-            }
-            None => Ok((0..generation.size.slabs()).map(SlabNumber).collect()),
-        }
-    }
-
-    /// What has to be written of one slab, as byte ranges in address order.
-    fn extents(
+    fn prove(
         &self,
-        slab: SlabNumber,
-        base: Option<&Generation>,
-    ) -> Result<Vec<(Range<u64>, Content)>, RehydrateError> {
-        let generation = self.view.generation();
-        let Some(base) = base else { return Ok(self.view.runs(slab)?) };
-        let delta = self.store.slab_delta(Some(base), generation, slab, false)?;
-        let data = delta.data.iter().map(|(block, _)| (block.offset().0, Content::Data));
-        let mut blocks: Vec<_> = data.chain(delta.zero.iter().map(|block| (block.offset().0, Content::Zero))).collect();
-        blocks.sort_unstable_by_key(|(start, _)| *start);
-        let mut extents: Vec<(Range<u64>, Content)> = Vec::new();
-        for (start, content) in blocks {
-            let end = (start + BLOCK as u64).min(generation.size.0);
-            match extents.last_mut() {
-                Some((last, same)) if last.end == start && *same == content => last.end = end,
-                _ => extents.push((start..end, content)),
+        filling: &dyn Filling,
+        extents: &Extents,
+        progress: &Progress,
+        anew: bool,
+    ) -> Result<Proven, RehydrateError> {
+        let method = self.asked.proof;
+        let parallel = self.asked.target.shape().parallel;
+        let bytes = match method {
+            Proof::All => match readback::whole(filling, self.view.size(), parallel, progress)? {
+                Some(found) if found == self.root => self.plan.size,
+                Some(found) => return Err(self.unproved(found.to_string())),
+                None => return Err(RehydrateError::Cancelled),
+            },
+            Proof::Changed | Proof::Sample(_) => {
+                let share = if let Proof::Sample(share) = method { share } else { 0 };
+                readback::parts(filling, &self.view, extents, share, progress)?
+                    .map_err(|at| self.unproved(format!("something else at byte {at}")))?
             }
-        }
-        Ok(extents)
-    }
-}
-
-/// Bytes that were written, and what they were.
-struct Piece {
-    start: u64,
-    len: usize,
-    hash: blake3::Hash,
-}
-
-/// The generation that the target holds according to its record, or why everything has to be written.
-fn held(
-    store: &Store,
-    records: &Records,
-    target: &Target,
-    generation: &Generation,
-) -> Result<Result<Generation, &'static str>, RehydrateError> {
-    if target.is_new() {
-        return Ok(Err("the target is new"));
-    }
-    let Some(record) = records.read() else { return Ok(Err("nothing says what the target holds")) };
-    if !record.is_stamped(&target.stamp()?) {
-        return Ok(Err("the target was touched since it was last written"));
-    }
-    if record.lineage != generation.lineage {
-        return Ok(Err("the target holds another volume"));
-    }
-    let known = store.generation(record.generation)?;
-    if target.is_device() && known.as_ref().is_some_and(|base| base.size < generation.size) {
-        return Ok(Err("the volume has grown, and what lies behind its old end on the device is unknown"));
-    }
-    match known {
-        Some(base)
-            if base.sealed.is_some_and(|sealed| sealed.root == record.root) && base.number <= generation.number =>
-        {
-            Ok(Ok(base))
-        }
-        Some(base) if base.number > generation.number => Ok(Err("the target holds a later generation")),
-        _ => Ok(Err("the generation that the target holds is kept no more")),
-    }
-}
-
-fn workers() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS)
-}
-
-/// Runs `work` on several threads; each takes its share by itself. The first error is returned.
-fn in_parallel<E: Send>(pieces: usize, work: impl Fn() -> Result<(), E> + Sync) -> Result<(), E> {
-    let results: Vec<Result<(), E>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..workers().min(pieces.max(1))).map(|_| scope.spawn(&work)).collect();
-        let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
-        threads.into_iter().map(join).collect()
-    });
-    results.into_iter().collect()
+        Ok(Proven { method, bytes, repaired: anew })
+    }
 }
 
-/// Reads an image and computes its root, holes at memory speed; `None` when it was cancelled.
-pub fn root_of_image(path: &Path, progress: &Progress) -> Result<Option<Root>, TargetError> {
-    let image = Target::open_to_read(path)?;
-    let hole = |start, len| image.is_hole(start, len);
-    dedupe::root_of(image.size(), workers(), progress, hole, |at, buffer| image.read(at, buffer))
+struct RunNotes<'a, 'b>(&'a Rehydration<'b>);
+
+impl Notes for RunNotes<'_, '_> {
+    fn get(&self) -> Option<String> {
+        self.0.run().notes
+    }
+
+    fn put(&self, notes: &str) -> Result<(), TargetError> {
+        let kept = self.0.change(|run| run.notes = Some(notes.to_owned()));
+        kept.map_err(|error| TargetError::Unfit(error.to_string()))
+    }
 }
 
-/// The root of what the store holds of a generation. A wrong one is found here before somebody needs the generation.
-pub fn root_of_generation(store: &Arc<Store>, id: GenerationId, progress: &Progress) -> Result<Root, RehydrateError> {
-    let view = store.view(id)?;
-    let is_zero = |start: u64, len: u64| {
-        let runs = view.runs(SlabNumber(start / SLAB as u64)).unwrap_or_default();
-        let mut within = runs.iter().filter(|(range, _)| range.start < start + len && start < range.end).peekable();
-        within.peek().is_some() && within.all(|(_, content)| *content == Content::Zero)
+/// Notes of a run that nobody works on.
+struct Kept<'a> {
+    catalogue: &'a Catalogue,
+    run: Mutex<Run>,
+}
+
+impl Notes for Kept<'_> {
+    fn get(&self) -> Option<String> {
+        self.run.lock().expect("no holder panics").notes.clone()
+    }
+
+    fn put(&self, notes: &str) -> Result<(), TargetError> {
+        let mut run = self.run.lock().expect("no holder panics");
+        run.notes = Some(notes.to_owned());
+        self.catalogue.put_run(&run).map_err(|error| TargetError::Unfit(error.to_string()))
+    }
+}
+
+/// Ends a run without a point, and cleans its target of it.
+pub fn give_up(
+    catalogue: &Catalogue,
+    target: &dyn Target,
+    run: Run,
+    why: &str,
+    now: UnixMillis,
+) -> Result<(), RehydrateError> {
+    let work = run.work.clone();
+    let kept = Kept { catalogue, run: Mutex::new(run) };
+    target.abandon(&work, &kept)?;
+    let run = kept.run.into_inner().expect("no holder panicked");
+    Ok(catalogue.put_run(&Run { ended: Some(now), phase: Phase::GivenUp { why: why.to_owned() }, ..run })?)
+}
+
+/// The run of this volume to this target that is not over.
+fn open_run(asked: &Asked<'_>) -> Result<Option<Run>, RehydrateError> {
+    let same = |run: &Run| {
+        run.is_open()
+            && run.tenant == asked.tenant
+            && run.to == asked.to
+            && run.work.image.lineage == asked.image.lineage
     };
-    let read = |at: u64, buffer: &mut [u8]| view.read(ByteOffset(at), buffer);
-    let root = dedupe::root_of(view.size(), workers(), progress, is_zero, read)?;
-    root.ok_or(RehydrateError::Cancelled)
+    Ok(asked.catalogue.runs()?.into_iter().find(same))
 }
 
-const _: () = assert!(SLAB.is_multiple_of(STEP), "a slab is written in whole steps");
+fn new_run(asked: &Asked<'_>, generation: &Generation, root: Root) -> Result<Run, RehydrateError> {
+    let work = Work {
+        run: RunId::random(),
+        image: asked.image.clone(),
+        generation: generation.id,
+        number: generation.number,
+        captured: generation.captured_at,
+        root,
+        size: generation.size,
+        base: base_for(asked, generation)?,
+    };
+    Ok(Run {
+        work,
+        tenant: asked.tenant,
+        to: asked.to.clone(),
+        proof: asked.proof,
+        by: asked.by.clone(),
+        begun: asked.now,
+        found: None,
+        phase: Phase::Writing { up_to: 0 },
+        notes: None,
+        written: 0,
+        resumes: asked.resumes,
+        held: None,
+        ended: None,
+    })
+}
+
+/// The newest point of the target whose generation the store still has.
+fn base_for(asked: &Asked<'_>, generation: &Generation) -> Result<Option<Point>, RehydrateError> {
+    for point in asked.target.points(&asked.image)?.into_iter().rev() {
+        let known = asked.store.generation(point.generation)?.filter(|known| known.lineage == generation.lineage);
+        if known.is_some_and(|known| known.sealed.is_some_and(|sealed| sealed.root == point.root)) {
+            return Ok(Some(point));
+        }
+    }
+    Ok(None)
+}
+
+fn scope_of(
+    asked: &Asked<'_>,
+    generation: &Generation,
+    start: &Start,
+    run: &Run,
+    anew: bool,
+) -> Result<Scope, RehydrateError> {
+    if anew {
+        return Ok(match start {
+            Start::Zeroes => Scope::Fresh,
+            _ => Scope::Whole("what was read back was something else".into()),
+        });
+    }
+    match (start, &run.found) {
+        (Start::Resumed, Some(found)) => found.scope(asked.store),
+        _ => Scope::of(asked.store, generation, start),
+    }
+}
+
+impl Found {
+    fn from(scope: &Scope) -> Found {
+        match scope {
+            Scope::Fresh => Found::Fresh,
+            Scope::Whole(why) => Found::Whole(why.clone()),
+            Scope::Delta { base, others } => Found::Delta {
+                base: base.as_ref().map(|base| base.id),
+                others: others.iter().map(|other| other.id).collect(),
+            },
+        }
+    }
+
+    /// Generations that were forgotten since leave no other way than all of it.
+    fn scope(&self, store: &Store) -> Result<Scope, RehydrateError> {
+        let (base, others) = match self {
+            Found::Fresh => return Ok(Scope::Fresh),
+            Found::Whole(why) => return Ok(Scope::Whole(why.clone())),
+            Found::Delta { base, others } => (base, others),
+        };
+        let known = |id: &GenerationId| store.generation(*id);
+        let base = base.as_ref().map(known).transpose()?;
+        let others: Vec<Option<Generation>> = others.iter().map(known).collect::<Result<_, _>>()?;
+        match (base, others.into_iter().collect::<Option<Vec<_>>>()) {
+            (Some(None), _) | (_, None) => {
+                Ok(Scope::Whole("a generation that the run built on is kept no more".into()))
+            }
+            (base, Some(others)) => Ok(Scope::Delta { base: base.flatten(), others }),
+        }
+    }
+}
+
+/// Removes the oldest points of a volume beyond `keep` from a target. `held` says which must stay whatever their number: those under a lock.
+/// Returns how many went.
+pub fn retire_points(
+    target: &dyn Target,
+    image: &Image,
+    keep: usize,
+    held: &dyn Fn(&Point) -> bool,
+) -> Result<usize, RehydrateError> {
+    if target.shape().keeps == Keeps::One {
+        return Ok(0);
+    }
+    let points = target.points(image)?;
+    let old = points.iter().take(points.len().saturating_sub(keep.max(1))).filter(|point| !held(point));
+    let mut gone = 0;
+    for point in old {
+        target.remove(point)?;
+        gone += 1;
+    }
+    Ok(gone)
+}
+
+/// Where a file or device of the gateway's machine is opened as a target.
+pub fn target_at(path: &Path, state: &Path) -> Box<dyn Target> {
+    Box::new(targets::raw::Raw::exact(path, &places::records_in(state)))
+}

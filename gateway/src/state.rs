@@ -19,10 +19,13 @@ use crate::files::{self, FileError};
 use crate::ingest::Receiving;
 use crate::packs::ObjectPacks;
 use crate::policies;
+use crate::rehydrate::{RehydrateError, Where};
 use crate::repairs::Repairs;
 use crate::telemetry::Telemetry;
-use dedupe::{GenerationId, Keys, PackStorage, StorageError, Store, StoreError, StoreOptions, TenantId, UnixMillis};
-use std::collections::HashMap;
+use dedupe::{
+    GenerationId, Keys, LineageId, PackStorage, StorageError, Store, StoreError, StoreOptions, TenantId, UnixMillis,
+};
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -90,7 +93,27 @@ pub struct State {
     pub certificate_validity: Duration,
     /// What edges told of themselves last.
     pub telemetry: Telemetry,
+    /// Generations that are kept of each volume.
+    pub retention: usize,
     tenants: Mutex<HashMap<TenantId, Arc<TenantStore>>>,
+    /// What is being rehydrated where.
+    runs: Arc<Mutex<HashSet<RunsOf>>>,
+}
+
+/// A volume on its way to a target: one run at a time.
+type RunsOf = (TenantId, Where, LineageId);
+
+/// Held while a volume is on its way to a target.
+#[derive(Debug)]
+pub(crate) struct Rehydrating {
+    of: RunsOf,
+    all: Arc<Mutex<HashSet<RunsOf>>>,
+}
+
+impl Drop for Rehydrating {
+    fn drop(&mut self) {
+        self.all.lock().expect("it is only added to and taken from").remove(&self.of);
+    }
 }
 
 /// One tenant's store and the generations that are arriving in it.
@@ -146,7 +169,9 @@ impl State {
             time,
             certificate_validity: config.certificate_validity,
             telemetry,
+            retention: config.retention,
             tenants: Mutex::default(),
+            runs: Arc::default(),
         }))
     }
 
@@ -217,6 +242,25 @@ impl State {
         let (index, packs, keys) = self.open_parts(id)?;
         let opened = Store::open(&index, packs, keys, StoreOptions::default());
         opened.map_err(|source| StateError::Store { tenant: id, source })
+    }
+
+    /// Takes the way of a volume to a target, for as long as what is returned lives.
+    pub(crate) fn begin_run(
+        &self,
+        tenant: TenantId,
+        to: &Where,
+        lineage: LineageId,
+    ) -> Result<Rehydrating, RehydrateError> {
+        let of = (tenant, to.clone(), lineage);
+        match self.runs.lock().expect("it is only added to and taken from").insert(of.clone()) {
+            true => Ok(Rehydrating { of, all: self.runs.clone() }),
+            false => Err(RehydrateError::Busy(to.to_string())),
+        }
+    }
+
+    /// Whether a volume is on its way to a target now.
+    pub(crate) fn is_running(&self, tenant: TenantId, to: &Where, lineage: LineageId) -> bool {
+        self.runs.lock().expect("it is only added to and taken from").contains(&(tenant, to.clone(), lineage))
     }
 
     /// The stores that are open now.

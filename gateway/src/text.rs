@@ -57,6 +57,23 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     number.checked_mul(unit).map(Duration::from_secs).ok_or_else(refuse)
 }
 
+/// Reads a size: a number and one of B, kB, MB, GB, TB, as in `50MB` or `1.5 GB`; without a unit bytes.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    let refuse =
+        || format!("`{}` is not a size: write a number and a unit (B, kB, MB, GB, TB), as in `50MB`", printable(text));
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let number: f64 = text[..end].parse().map_err(|_| refuse())?;
+    let unit = match text[end..].trim() {
+        "" | "B" => 1.0,
+        "kB" | "KB" => 1e3,
+        "MB" => 1e6,
+        "GB" => 1e9,
+        "TB" => 1e12,
+        _ => return Err(refuse()),
+    };
+    Some(number * unit).filter(|bytes| *bytes < 9e18).map(|bytes| bytes.round() as u64).ok_or_else(refuse)
+}
+
 /// What came from elsewhere, made safe for a terminal: control characters would let a hostile edge rewrite the operator's screen.
 pub fn printable(text: &str) -> String {
     text.chars().take(200).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
@@ -90,6 +107,17 @@ pub fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        assert_eq!(
+            (parse_bytes("50MB"), parse_bytes("1.5 GB"), parse_bytes("800")),
+            (Ok(50_000_000), Ok(1_500_000_000), Ok(800))
+        );
+        for wrong in ["", "MB", "1.2.3MB", "5 apples", "99999999999 TB", "-1"] {
+            assert!(parse_bytes(wrong).unwrap_err().contains("is not a size"), "{wrong}");
+        }
+    }
 
     #[test]
     fn tables_are_aligned() {

@@ -1,7 +1,10 @@
 //! Work in the background: each worker has a name, a line that says what it does, and a share of the time that it may take.
 
+use crate::admin::Admin;
 use crate::grants::{DEAL_EVERY, Dealer};
+use crate::jobs::Jobs;
 use crate::policies;
+use crate::rehydrate::orders;
 use crate::repairs;
 use crate::server::{Gateway, server_config};
 use crate::state::TenantStore;
@@ -34,6 +37,8 @@ const DAILY: Duration = Duration::from_secs(24 * 3600);
 const PACED: [(&str, u8); 2] = [(COLLECTION, 50), (SCRUB, 10)];
 const COLLECTION: &str = "collection";
 const SCRUB: &str = "scrub";
+/// Keeps targets at the latest.
+pub(crate) const TARGETS: &str = "targets";
 /// Expired tokens and certificates are kept so long, for whoever asks what happened.
 const KEEP_EXPIRED: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -233,10 +238,21 @@ pub(crate) fn start(
                 () = relay.work.notified() => {
                     board.wake("retention");
                     board.wake("grants");
+                    board.wake(TARGETS);
                 }
             }
         }
     });
+}
+
+/// Starts the worker that keeps targets at the latest.
+pub(crate) fn start_orders(gateway: &Arc<Gateway>, board: &Arc<Board>, admin: Admin, jobs: Arc<Jobs>) {
+    let runtime = tokio::runtime::Handle::current();
+    let work: Work = Box::new(move |gateway, _| {
+        let _runtime = runtime.enter();
+        orders::look(&gateway.state, &admin, &jobs)
+    });
+    gateway.tasks.spawn(run(gateway.clone(), board.clone(), TARGETS, orders::LOOK_EVERY, work));
 }
 
 /// Runs one worker: at once when it is woken, else every so often. What it does blocks, and its last words stand on the board.

@@ -2,6 +2,7 @@
 
 use super::people::{AccountLine, ApprovalLine, TokenLine};
 use super::policy::PolicyAnswer;
+use super::targets::TargetAnswer;
 use crate::catalogue::AuditRow;
 use crate::rehydrate;
 use dedupe::UnixMillis;
@@ -94,6 +95,8 @@ pub enum Answer {
         /// Number, fingerprint, whether it signs.
         authorities: Vec<(u32, String, bool)>,
     },
+    /// What came of a request about targets.
+    Target(TargetAnswer),
     /// What came of a request about policies.
     Policy(PolicyAnswer),
     /// The daemon's state.

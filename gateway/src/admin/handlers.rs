@@ -5,17 +5,17 @@ use crate::access::Caller;
 use crate::access::sessions::Sessions;
 use crate::catalogue::{Site, Tenant};
 use crate::live::Live;
-use crate::rehydrate::{self, Rehydration};
+use crate::rehydrate;
 use crate::state::{State, TenantStore};
 use crate::workers::{self, Board, WorkerView};
 use crate::{backup, enrol, repairs};
 use dedupe::{BLOCK, Generation, Lineage, Pace, Progress, Store, StoreOptions, UnixMillis};
 use std::num::NonZeroU32;
-use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 use wire::message::Refusal;
 
 /// How often progress is reported: often enough to be smooth for people.
@@ -31,9 +31,11 @@ pub struct Admin {
 #[derive(Clone)]
 pub(super) struct Running {
     pub(super) live: Arc<Live>,
-    board: Arc<Board>,
+    pub(super) board: Arc<Board>,
     pub(super) sessions: Arc<Sessions>,
     pub(super) runtime: Handle,
+    /// Ends with the daemon.
+    pub(super) stop: CancellationToken,
     /// Refusals for want of rights that are written into the audit log, by caller.
     pub(super) refusals: Arc<Limiter>,
 }
@@ -53,9 +55,15 @@ impl Admin {
         Admin { state, daemon: None }
     }
 
-    pub(crate) fn of_daemon(state: Arc<State>, live: Arc<Live>, board: Arc<Board>, sessions: Arc<Sessions>) -> Admin {
+    pub(crate) fn of_daemon(
+        state: Arc<State>,
+        live: Arc<Live>,
+        board: Arc<Board>,
+        sessions: Arc<Sessions>,
+        stop: CancellationToken,
+    ) -> Admin {
         let refusals = Arc::new(Limiter::keyed(governor::Quota::per_minute(REFUSALS_NOTED)));
-        Admin { state, daemon: Some(Running { live, board, sessions, runtime: Handle::current(), refusals }) }
+        Admin { state, daemon: Some(Running { live, board, sessions, runtime: Handle::current(), stop, refusals }) }
     }
 
     /// The gateway's time.
@@ -80,9 +88,10 @@ impl Admin {
             Request::Sites => self.sites(caller),
             Request::Volumes => self.volumes(caller),
             Request::Generations { volume } => self.generations(&volume),
-            Request::Rehydrate { volume, generation, to, quick, plan } => {
-                self.rehydrate(&volume, &generation, &to, quick, plan, report)
+            Request::Rehydrate { volume, generation, to, proof, plan } => {
+                self.rehydrate(caller, (&volume, &generation), &to, proof, plan, report)
             }
+            Request::Target(request) => self.target(caller, request, report),
             Request::Revoke { site } => self.revoke(&site),
             Request::Backup { to, passphrase_file } => {
                 let encrypted = backup::back_up(&self.state, &to, passphrase_file.as_deref())?;
@@ -216,7 +225,7 @@ impl Admin {
         Ok(Answer::Volumes { volumes: lines })
     }
 
-    fn site_name(&self, lineage: &Lineage) -> Result<String, AdminError> {
+    pub(super) fn site_name(&self, lineage: &Lineage) -> Result<String, AdminError> {
         let Some(id) = lineage.site else { return Ok("-".into()) };
         Ok(self.state.catalogue.site(id)?.map_or_else(|| id.to_string(), |site| site.name))
     }
@@ -273,25 +282,6 @@ impl Admin {
             generation: crate::text::printable(wanted),
         };
         Ok((tenant, found.ok_or_else(missing)?))
-    }
-
-    fn rehydrate(
-        &self,
-        volume: &str,
-        generation: &str,
-        to: &Path,
-        quick: bool,
-        plan_only: bool,
-        report: &mut dyn FnMut(Report) -> bool,
-    ) -> Result<Answer, AdminError> {
-        let (tenant, generation) = self.find_generation(volume, generation)?;
-        let planned = Rehydration::plan(&tenant.store, generation.id, to, self.state.folder())?;
-        if plan_only {
-            return Ok(Answer::Plan { plan: planned.shown().clone() });
-        }
-        let done = watch(report, |progress, phase| planned.execute(quick, progress, phase))?;
-        tracing::info!(volume, number = done.plan.number, to = %to.display(), written = done.written_bytes, "rehydrated and proved");
-        Ok(Answer::Rehydrated { done })
     }
 
     fn revoke(&self, site: &str) -> Result<Answer, AdminError> {

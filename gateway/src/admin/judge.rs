@@ -40,15 +40,15 @@ type Looked = (Vec<Cause>, Vec<(dedupe::SiteId, u64)>);
 /// What a request is about.
 pub(super) struct Subject {
     /// What, in a word; `None`: it only looks.
-    what: Option<&'static str>,
+    pub(super) what: Option<&'static str>,
     /// What it takes.
-    right: Right,
+    pub(super) right: Right,
     /// Whose it is; `None`: of the whole gateway, or of whatever the caller sees.
-    tenant: Option<Tenant>,
+    pub(super) tenant: Option<Tenant>,
     /// Only for whoever may act for the whole gateway.
-    whole: bool,
-    object: String,
-    detail: String,
+    pub(super) whole: bool,
+    pub(super) object: String,
+    pub(super) detail: String,
 }
 
 impl Admin {
@@ -160,9 +160,10 @@ impl Admin {
             Request::Rehydrate { volume, generation, to, plan, .. } => {
                 let tenant = self.tenant_of_volume(caller, volume)?;
                 let what = (!plan).then_some("volume.rehydrate");
-                let detail = format!("generation {generation} to {}", to.display());
+                let detail = format!("generation {generation} to {to}");
                 Subject { detail, ..Subject::new(what, Right::Operate, Some(tenant), volume) }
             }
+            Request::Target(request) => self.target_subject(caller, request)?,
             Request::Verify { volume, generation } => {
                 let tenant = self.tenant_of_volume(caller, volume)?;
                 let detail = format!("generation {generation}");
@@ -386,19 +387,19 @@ impl Admin {
         Ok((tenant, site))
     }
 
-    fn tenant_of_volume(&self, caller: &Caller, volume: &str) -> Result<Tenant, AdminError> {
+    pub(super) fn tenant_of_volume(&self, caller: &Caller, volume: &str) -> Result<Tenant, AdminError> {
         let wrong = || AdminError::VolumeName(crate::text::printable(volume));
         let (site, _) = volume.rsplit_once('/').ok_or_else(wrong)?;
         Ok(self.site_for(caller, site)?.0)
     }
 
-    fn tenant_seen(&self, caller: &Caller, id: dedupe::TenantId) -> Result<Option<Tenant>, CatalogueError> {
+    pub(super) fn tenant_seen(&self, caller: &Caller, id: dedupe::TenantId) -> Result<Option<Tenant>, CatalogueError> {
         Ok(self.state.catalogue.tenants()?.into_iter().find(|tenant| tenant.id == id && caller.sees(tenant)))
     }
 }
 
 impl Subject {
-    fn new(what: Option<&'static str>, right: Right, tenant: Option<Tenant>, object: &str) -> Subject {
+    pub(super) fn new(what: Option<&'static str>, right: Right, tenant: Option<Tenant>, object: &str) -> Subject {
         Subject { what, right, tenant, whole: false, object: object.to_owned(), detail: String::new() }
     }
 
@@ -450,7 +451,13 @@ impl AdminError {
         use AdminError as E;
         match self {
             E::Catalogue(error) => of_catalogue(error),
-            E::NoVolume(_) | E::NoGeneration { .. } | E::NoApproval(_) | E::NoWorker(_) => Fault::Missing,
+            E::NoVolume(_)
+            | E::NoGeneration { .. }
+            | E::NoTarget(_)
+            | E::NoRun(_)
+            | E::NoOrder { .. }
+            | E::NoApproval(_)
+            | E::NoWorker(_) => Fault::Missing,
             E::Forbidden(_) | E::OwnRequest | E::CommandLineOnly(_) | E::Outside(..) | E::NoTargets => Fault::Forbidden,
             E::Account(error) => match error {
                 AccountError::Catalogue(error) => of_catalogue(error),
@@ -470,8 +477,13 @@ impl AdminError {
                 ChangeError::Report(crate::policies::report::ReportError::Catalogue(error)) => of_catalogue(error),
                 _ => Fault::Invalid,
             },
-            E::Rate(_) | E::Class(_) | E::Whose | E::VolumeName(_) | E::Share(_) => Fault::Invalid,
-            E::Rehydrate(RehydrateError::Target(_) | RehydrateError::Draft(_)) => Fault::Conflict,
+            E::Rate(_) | E::Class(_) | E::Whose | E::VolumeName(_) | E::Share(_) | E::ForeignTarget { .. } => {
+                Fault::Invalid
+            }
+            E::TargetExists(_) | E::TargetInUse(..) | E::AmbiguousTarget(_) => Fault::Conflict,
+            E::Rehydrate(RehydrateError::Target(_) | RehydrateError::Draft(_) | RehydrateError::Busy(_)) => {
+                Fault::Conflict
+            }
             E::Answered(..) | E::Expired(_) | E::Running | E::NoAddress | E::Cancelled => Fault::Conflict,
             E::Stale(_) => Fault::Stale,
             E::Ca(_) => Fault::Conflict,

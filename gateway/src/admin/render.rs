@@ -1,7 +1,7 @@
 //! Answers for people.
 
 use super::{Answer, Report};
-use crate::rehydrate::{Done, Plan};
+use crate::rehydrate::{Done, Plan, Proof};
 use crate::text::{bytes, duration, moment, printable, table};
 use dedupe::UnixMillis;
 use std::time::Duration;
@@ -118,6 +118,7 @@ pub fn answer(answer: &Answer) -> String {
             };
             table(&["number", "fingerprint", "role"], &authorities.iter().map(row).collect::<Vec<_>>())
         }
+        Answer::Target(answer) => super::targets::render::answer(answer),
         Answer::Policy(answer) => super::policy::render::answer(answer),
         Answer::Verified { number, root, bytes: read } => {
             format!(
@@ -227,11 +228,16 @@ fn plan(plan: &Plan) -> String {
 fn rehydrated(done: &Done) -> String {
     let from = done.plan.from.map_or("written whole".to_owned(), |from| format!("brought from generation {from}"));
     let repaired = if done.repaired { " It had been touched since and was written anew." } else { "" };
-    let proof =
-        if done.quick { "What was written was read back and is right" } else { "Read back whole; its root is right" };
+    let proof = match done.proof {
+        Proof::All => "Read back whole; its root is right".to_owned(),
+        Proof::Changed => "What was written was read back and is right".to_owned(),
+        Proof::Sample(share) => {
+            format!("What was written and {share} % of the rest were read back and are right")
+        }
+    };
     format!(
         "{} holds generation {}: {from}, {} written.{repaired}\n{proof}: {}\n",
-        done.plan.target.display(),
+        done.plan.target,
         done.plan.number,
         bytes(done.written_bytes),
         done.root

@@ -1,7 +1,9 @@
 //! What operators ask for.
 
 use super::policy::PolicyRequest;
+use super::targets::TargetRequest;
 use crate::access::Role;
+use crate::rehydrate::{Proof, Where};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -27,16 +29,16 @@ pub enum Request {
         /// `SITE/VOLUME` or `TENANT/SITE/VOLUME`.
         volume: String,
     },
-    /// Rebuild a generation on a file or block device.
+    /// Rebuild a generation on a target.
     Rehydrate {
         /// `SITE/VOLUME` or `TENANT/SITE/VOLUME`.
         volume: String,
         /// `latest`, a number, or an id.
         generation: String,
-        /// Absolute path of the target.
-        to: PathBuf,
-        /// Read back only what was written.
-        quick: bool,
+        /// Where.
+        to: Where,
+        /// How it is proved; `None`: as the target says, or by reading all of it back.
+        proof: Option<Proof>,
         /// Only say what would be done.
         plan: bool,
     },
@@ -63,6 +65,8 @@ pub enum Request {
     Scrub,
     /// Work with the authorities.
     Authority(Authority),
+    /// Work with targets.
+    Target(TargetRequest),
     /// Work with policies, and report what lines were used for.
     Policy(PolicyRequest),
     /// What the daemon and its workers are doing.
@@ -136,6 +140,13 @@ impl Request {
                 | Request::Authority(Authority::List)
                 | Request::Gc { plan: true }
                 | Request::Rehydrate { plan: true, .. }
+                | Request::Target(
+                    TargetRequest::List
+                        | TargetRequest::Test { .. }
+                        | TargetRequest::Points { .. }
+                        | TargetRequest::Runs { .. }
+                        | TargetRequest::Orders
+                )
                 | Request::Account(AccountRequest::List | AccountRequest::Tokens { .. })
                 | Request::Policy(
                     P::Show { .. } | P::Preview { .. } | P::History { .. } | P::Overrides { .. } | P::Report { .. }

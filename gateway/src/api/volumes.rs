@@ -5,6 +5,7 @@ use super::sites::with_site;
 use super::{Asked, Json, Me, PageOf, Part, Path, Problem, named};
 use crate::access::Caller;
 use crate::admin::{AdminError, Answer, GenerationLine, Request, VolumeLine};
+use crate::rehydrate::{Proof, Where};
 use crate::web::{Web, blocking};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -190,8 +191,8 @@ async fn rehydrate(
     let request = Request::Rehydrate {
         volume: name.clone(),
         generation: wanted.generation,
-        to,
-        quick: wanted.quick,
+        to: Where::Path(to),
+        proof: wanted.quick.then_some(Proof::Changed),
         plan: false,
     };
     begun(&web, &caller, ("volume.rehydrate", name, &tenant), request)

@@ -8,10 +8,12 @@ pub mod error;
 pub mod http;
 pub mod pause;
 pub mod raw;
+pub mod settings;
 pub mod tags;
 pub mod target;
 
 pub use credentials::{Credentials, Vars};
 pub use error::{Retry, TargetError};
 pub use pause::Stop;
+pub use settings::Settings;
 pub use target::{Check, Description, Filling, Image, Keeps, Notes, Point, Shape, Start, Target, Work};

@@ -43,8 +43,8 @@ fn the_socket_is_private_and_answers_with_progress() {
     let request = Request::Rehydrate {
         volume: "b/v".into(),
         generation: "latest".into(),
-        to: world.path("image"),
-        quick: false,
+        to: sluice_gateway::rehydrate::Where::Path(world.path("image")),
+        proof: None,
         plan: false,
     };
     let Answer::Rehydrated { done } = socket::ask(world.state(), &request, &mut |_| {}).unwrap() else { panic!() };
@@ -191,8 +191,8 @@ fn a_lost_gateway_comes_back_from_its_backup_and_packs() {
     let request = Request::Rehydrate {
         volume: "b/v".into(),
         generation: "latest".into(),
-        to: to.clone(),
-        quick: false,
+        to: sluice_gateway::rehydrate::Where::Path(to.clone()),
+        proof: None,
         plan: false,
     };
     world.ask(request).unwrap();
