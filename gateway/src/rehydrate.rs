@@ -200,6 +200,7 @@ impl<'a> Rehydration<'a> {
             data_bytes: 0,
             zero_bytes: 0,
         };
+        let is_fresh = matches!(scope, Scope::Fresh);
         let extents = Extents::new(asked.store, &view, scope, &shape);
         for stretch in extents.stretches()? {
             for (range, content) in extents.of(stretch)? {
@@ -208,6 +209,9 @@ impl<'a> Rehydration<'a> {
                     Content::Zero => plan.zero_bytes += range.end - range.start,
                 }
             }
+        }
+        if is_fresh {
+            plan.zero_bytes = plan.size - plan.data_bytes; // by being there
         }
         tracing::debug!(target = plan.target, is_new, from = plan.from, data = plan.data_bytes, "planned");
         Ok(Rehydration { asked, view, root, run: Mutex::new(run), plan })

@@ -4,11 +4,18 @@ use sluice_gateway::admin::{Answer, Request};
 use sluice_gateway::config::Config;
 use sluice_gateway::state::State;
 use sluice_gateway::{Daemon, admin::Admin};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use wire::clock::machine_time;
 use wire::token::Token;
+
+/// An address of the loopback network that no other test has: each runs in a process of its own, and a port that a restart lets go for a moment is then taken
+/// by nobody else.
+fn own_loopback() -> Ipv4Addr {
+    let [_, b, c, d] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, b | 0x80, c, d)
+}
 
 pub(crate) struct World {
     pub(crate) dir: TempDir,
@@ -24,7 +31,7 @@ impl World {
         let state = dir.path().join("state");
         State::create(&state, machine_time()).unwrap();
         let mut config = Config::new(&state);
-        config.listen = vec!["127.0.0.1:0".parse().unwrap()];
+        config.listen = vec![SocketAddr::new(own_loopback().into(), 0)];
         config.http = Some("127.0.0.1:0".parse().unwrap());
         config.web = None;
         config.decode_workers = 2;
