@@ -7,6 +7,7 @@ mod handlers;
 mod judge;
 mod people;
 pub mod policy;
+mod proofs;
 pub mod render;
 mod request;
 pub mod socket;
@@ -17,6 +18,7 @@ pub use handlers::{Admin, watch};
 pub use judge::Fault;
 pub use people::{AccountLine, ApprovalLine, AuditFormat, Proposal, ProposedDocument, TokenLine};
 pub use policy::{Bending, PolicyAnswer, PolicyRequest, Signature};
+pub use proofs::{ProofAnswer, ProofLine, ProofRequest, StatementKeyLine};
 pub use request::{AccountRequest, Authority, Request};
 pub use targets::{TargetAnswer, TargetRequest};
 
@@ -124,6 +126,9 @@ pub enum AdminError {
     /// There is nothing under that number.
     #[error("nothing waits for approval under number {0}; `sluice-gateway approval list` shows what does")]
     NoApproval(u64),
+    /// There is no proof under that number.
+    #[error("there is no proof {0}; `sluice-gateway proof list` lists those that there are")]
+    NoProof(u64),
     /// Somebody has answered.
     #[error("number {0} was answered already, by {1}")]
     Answered(u64, String),

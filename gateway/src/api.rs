@@ -10,6 +10,7 @@
 //!   draft        schedules in the making: what a document and an edit of it come to
 //!   volumes      volumes and generations: look, compare, verify, rehydrate
 //!   jobs         long work, with progress
+//!   proofs       what the gateway states and signs
 //!   people       accounts, API tokens, approvals, audit log
 //!   system       tenants, workers, grants, authorities, settings
 //! ```
@@ -23,6 +24,7 @@ mod jobs;
 pub(crate) mod people;
 pub(crate) mod policy;
 pub mod problem;
+pub(crate) mod proofs;
 mod session;
 pub(crate) mod sites;
 pub(crate) mod system;
@@ -69,6 +71,7 @@ const PER_PAGE: u32 = 100;
         (name = "policy", description = "What lines may be used for"),
         (name = "volumes", description = "Volumes and their generations"),
         (name = "jobs", description = "Long work"),
+        (name = "proofs", description = "What the gateway states and signs for whoever asks later"),
         (name = "people", description = "Accounts, approvals, audit log"),
         (name = "system", description = "The gateway itself")
     )
@@ -85,6 +88,7 @@ fn routes() -> OpenApiRouter<Arc<Web>> {
         .merge(volumes::routes())
         .merge(jobs::routes())
         .merge(people::routes())
+        .merge(proofs::routes())
         .merge(system::routes())
 }
 

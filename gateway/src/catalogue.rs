@@ -1,17 +1,19 @@
 //! Tenants, sites, tokens and certificates: what the gateway knows beside the stores. One redb file, `catalogue.redb`.
 //!
 //! What it knows of lines (policies, audit, evidence) is in `catalogue/policies.rs`, of people and programs in `catalogue/people.rs`, what edges
-//! told in `catalogue/telemetry.rs`, of targets and what was put there in `catalogue/rehydrations.rs`.
+//! told in `catalogue/telemetry.rs`, of targets and what was put there in `catalogue/rehydrations.rs`, what it stated and signed in `catalogue/proofs.rs`.
 //!
 //! The API is the narrow waist for a shared database later: each method is one transaction, and nothing of redb shows.
 
 mod people;
 mod policies;
+mod proofs;
 mod rehydrations;
 mod telemetry;
 
 pub use people::{Account, Answered, ApiToken, Approval, AuditRow, NewAudit};
 pub use policies::{EdgePolicy, LineChange, LineEvent, PolicyRow};
+pub use proofs::{NewProof, Proof};
 
 use dedupe::{SiteId, TenantId, UnixMillis};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -478,9 +480,9 @@ impl Catalogue {
 
 /// Every table that there is.
 fn tables() -> impl Iterator<Item = Table> {
-    let further =
-        policies::TABLES.into_iter().chain(people::TABLES).chain(telemetry::TABLES).chain(rehydrations::TABLES);
-    [SETTINGS, TENANTS, SITES, TOKENS, CERTIFICATES].into_iter().chain(further)
+    let own = [SETTINGS, TENANTS, SITES, TOKENS, CERTIFICATES].into_iter();
+    let people = policies::TABLES.into_iter().chain(people::TABLES).chain(telemetry::TABLES);
+    own.chain(people).chain(rehydrations::TABLES).chain(proofs::TABLES)
 }
 
 fn insert_certificate(

@@ -2,12 +2,14 @@
 
 mod people;
 mod policy;
+mod proofs;
 mod targets;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use people::{ApprovalCommand, AuditCommand, UserCommand};
 use policy::{AuthorArgs, Format, HolidaysCommand, OverrideCommand, PolicyCommand};
+use proofs::ProofCommand;
 use sluice_gateway::admin::socket::{self, AskError};
 use sluice_gateway::admin::{Admin, Answer, Authority, PolicyAnswer, PolicyRequest, Report, Request, render};
 use sluice_gateway::config::{Config, ConfigError, check_announced, defaults};
@@ -231,6 +233,11 @@ pub(crate) enum Command {
     },
     /// Print the description of the API, OpenAPI 3.1.
     Openapi,
+    /// List, print and verify proofs: what this gateway states and signs for whoever asks later.
+    Proof {
+        #[command(subcommand)]
+        what: ProofCommand,
+    },
     /// Read and check the audit log.
     Audit {
         #[command(subcommand)]
@@ -296,6 +303,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             let config = place.config()?;
             return people::export(after, format, |request| ask(&config, request, true));
         }
+        Command::Proof { what } => return proofs::run(&place, what, json),
         other => request_of(other)?,
     };
     let answer = ask(&place.config()?, &request, json)?;
@@ -343,6 +351,7 @@ fn request_of(command: Command) -> Result<Request> {
         Command::Audit { what: AuditCommand::Check } => Request::AuditCheck,
         Command::Audit { what: AuditCommand::Export { .. } }
         | Command::Openapi
+        | Command::Proof { .. }
         | Command::Run { .. }
         | Command::Init { .. }
         | Command::CheckConfig

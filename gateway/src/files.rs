@@ -1,9 +1,11 @@
 //! Files that are there whole or not at all.
 
+use data_encoding::HEXLOWER;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
 
 /// A file operation failed: what was attempted on which file.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +51,21 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), FileError> 
 /// Reads a whole file that is expected to be small.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, FileError> {
     fs::read(path).map_err(FileError::on("read", path))
+}
+
+/// The secret of a file that begins with a magic and goes on in hexadecimal digits, made by `make` when there is no file; `None`: the file is something else.
+pub(crate) fn secret_of(
+    path: &Path,
+    magic: &str,
+    make: impl FnOnce() -> Zeroizing<Vec<u8>>,
+) -> Result<Option<Zeroizing<Vec<u8>>>, FileError> {
+    if !path.exists() {
+        let text = Zeroizing::new(format!("{magic}{}\n", HEXLOWER.encode(&make())));
+        write_private(path, text.as_bytes())?;
+    }
+    let bytes = Zeroizing::new(read(path)?);
+    let hex = std::str::from_utf8(&bytes).ok().and_then(|text| text.strip_prefix(magic));
+    Ok(hex.and_then(|hex| HEXLOWER.decode(hex.trim().as_bytes()).ok()).map(Zeroizing::new))
 }
 
 /// Removes a file durably; that it is gone already is no error.

@@ -9,6 +9,7 @@
 //!   policies                        what lines may be used for, signed for their edges, and the evidence of what they were used for
 //!   telemetry, scrape               what edges tell of themselves; their pages for Prometheus
 //!   figures, windows                what the gateway itself knows of each site and volume, for Prometheus
+//!   proofs                          what the gateway states and signs for whoever asks in years
 //!   rehydrate                       a generation ──► a file or block device
 //!   admin                           one request enum, handled in one place, over a socket or in the command's own process
 //!   access                          who may do what, and what needs a second person
@@ -40,6 +41,7 @@ pub mod live;
 pub mod metrics;
 pub mod packs;
 pub mod policies;
+pub mod proofs;
 pub mod rehydrate;
 mod repairs;
 mod scrape;

@@ -3,7 +3,7 @@
 //! ```text
 //! state/
 //!   catalogue.redb            tenants, sites, tokens, certificates; open means: this process owns the state
-//!   ca/                       authorities, and the key that signs policies
+//!   ca/                       authorities, and the keys that sign policies and statements
 //!   reset.key                 lets edges notice a restart at once
 //!   incoming/                 parcels that have not arrived whole
 //!   tenants/<id>/key          the tenant's store key
@@ -19,6 +19,7 @@ use crate::files::{self, FileError};
 use crate::ingest::Receiving;
 use crate::packs::ObjectPacks;
 use crate::policies;
+use crate::proofs;
 use crate::rehydrate::{RehydrateError, Where};
 use crate::repairs::Repairs;
 use crate::telemetry::Telemetry;
@@ -33,6 +34,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use wire::clock::KnownTime;
 use wire::policy::PolicyKey;
+use wire::statement::StatementKey;
 use zeroize::Zeroizing;
 
 /// Start of a tenant's key file; the number is the format's.
@@ -71,6 +73,11 @@ pub enum StateError {
         "{0} is no key for policies; restore it from a backup. Without it a new one can be made by removing the file, and every edge that has a policy has to enrol again"
     )]
     PolicyKey(PathBuf),
+    /// The key that signs statements is not one.
+    #[error(
+        "{0} is no key for statements; restore it from a backup. Without it a new one can be made by removing the file: what the old one signed is verified with the old public key"
+    )]
+    StatementKey(PathBuf),
     /// There is a state already.
     #[error("{0} holds the state of a gateway already; choose an empty directory")]
     Exists(PathBuf),
@@ -87,6 +94,8 @@ pub struct State {
     authorities: Mutex<Authorities>,
     /// Signs policies.
     pub policy_key: PolicyKey,
+    /// Signs statements: proofs.
+    pub statement_key: StatementKey,
     /// The time by which certificates are judged.
     pub time: Arc<KnownTime>,
     /// Validity of an edge's certificate.
@@ -157,6 +166,7 @@ impl State {
         let authorities = Authorities::load(&folder.join("ca"))?;
         let telemetry = Telemetry::load(&catalogue)?;
         let policy_key = policies::key::load(&folder.join("ca"), catalogue.has_policies()?)?;
+        let statement_key = proofs::load_key(&folder.join("ca"), catalogue.has_proofs()?)?;
         let time = Arc::new(KnownTime::new(catalogue.known_time()?));
         files::private_folder(&folder.join("incoming"))?;
         Ok(Arc::new(State {
@@ -166,6 +176,7 @@ impl State {
             catalogue,
             authorities: Mutex::new(authorities),
             policy_key,
+            statement_key,
             time,
             certificate_validity: config.certificate_validity,
             telemetry,
@@ -325,15 +336,11 @@ pub(crate) fn catalogue_of(folder: &Path) -> PathBuf {
 
 /// The tenant's key; made when there is none.
 fn store_key(path: &Path) -> Result<Keys, StateError> {
-    if !path.exists() {
-        let mut key = Zeroizing::new([0; 32]);
-        getrandom::fill(&mut *key).expect("the operating system has a random source");
-        let text = Zeroizing::new(format!("{KEY_FILE}{}\n", data_encoding::HEXLOWER.encode(&*key)));
-        files::write_private(path, text.as_bytes())?;
-    }
-    let bytes = Zeroizing::new(files::read(path)?);
-    let hex = std::str::from_utf8(&bytes).ok().and_then(|text| text.strip_prefix(KEY_FILE));
-    let key = hex.and_then(|hex| data_encoding::HEXLOWER.decode(hex.trim().as_bytes()).ok()).map(Zeroizing::new);
+    let key = files::secret_of(path, KEY_FILE, || {
+        let mut key = Zeroizing::new(vec![0; 32]);
+        getrandom::fill(&mut key).expect("the operating system has a random source");
+        key
+    })?;
     match key.as_deref().map(|key| <[u8; 32]>::try_from(key.as_slice())) {
         Some(Ok(key)) => Ok(Keys::new(FIRST_KEY, key)),
         _ => Err(StateError::Key(path.to_owned())),

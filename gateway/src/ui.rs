@@ -12,6 +12,8 @@
 //!   quotas     all sites' quotas, whoever runs out first on top
 //!   grants     how the gateway's own line is dealt out now
 //!   reports    a month of a line, to be printed and signed
+//!   retention  what is kept, what is to be deleted, and what was proved
+//!   proofs     one proof, to be printed
 //!   approvals  what waits for a second person, and what it would change
 //!   audit      the audit log
 //!   people     accounts, tenants, one's own account and API tokens
@@ -32,8 +34,10 @@ mod help;
 mod jobs;
 mod parts;
 mod people;
+mod proofs;
 mod quotas;
 mod reports;
+mod retention;
 mod say;
 mod schedule;
 mod settings;
@@ -81,6 +85,8 @@ pub(crate) fn router(web: Arc<Web>) -> Router {
         .merge(quotas::routes())
         .merge(grants::routes())
         .merge(reports::routes())
+        .merge(proofs::routes())
+        .merge(retention::routes())
         .merge(approvals::routes())
         .merge(audit::routes())
         .merge(people::routes())

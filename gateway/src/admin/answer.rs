@@ -2,6 +2,7 @@
 
 use super::people::{AccountLine, ApprovalLine, TokenLine};
 use super::policy::PolicyAnswer;
+use super::proofs::ProofAnswer;
 use super::targets::TargetAnswer;
 use crate::catalogue::AuditRow;
 use crate::rehydrate;
@@ -175,6 +176,8 @@ pub enum Answer {
         /// Oldest first.
         entries: Vec<AuditRow>,
     },
+    /// Proofs.
+    Proof(ProofAnswer),
     /// The audit log is whole.
     AuditWhole {
         /// Entries.

@@ -112,6 +112,7 @@ impl Admin {
             Request::Answer { number, approve, reason } => self.answer(caller, (number, approve, &reason), report),
             Request::Audit { after, most } => self.audit(after, most),
             Request::AuditCheck => self.audit_check(),
+            Request::Proof(request) => self.proof(caller, &request),
         }
     }
 

@@ -191,6 +191,7 @@ impl Admin {
                 Subject { detail, ..Subject::new(Some(what), Right::Approve, Some(tenant), &number.to_string()) }
             }
             Request::Policy(request) => self.policy_subject(caller, request)?,
+            Request::Proof(_) => looks(None),
         })
     }
 
@@ -457,7 +458,8 @@ impl AdminError {
             | E::NoRun(_)
             | E::NoOrder { .. }
             | E::NoApproval(_)
-            | E::NoWorker(_) => Fault::Missing,
+            | E::NoWorker(_)
+            | E::NoProof(_) => Fault::Missing,
             E::Forbidden(_) | E::OwnRequest | E::CommandLineOnly(_) | E::Outside(..) | E::NoTargets => Fault::Forbidden,
             E::Account(error) => match error {
                 AccountError::Catalogue(error) => of_catalogue(error),

@@ -119,6 +119,7 @@ pub fn answer(answer: &Answer) -> String {
             table(&["number", "fingerprint", "role"], &authorities.iter().map(row).collect::<Vec<_>>())
         }
         Answer::Target(answer) => super::targets::render::answer(answer),
+        Answer::Proof(answer) => super::proofs::render(answer),
         Answer::Policy(answer) => super::policy::render::answer(answer),
         Answer::Verified { number, root, bytes: read } => {
             format!(

@@ -1,6 +1,7 @@
 //! What operators ask for.
 
 use super::policy::PolicyRequest;
+use super::proofs::ProofRequest;
 use super::targets::TargetRequest;
 use crate::access::Role;
 use crate::rehydrate::{Proof, Where};
@@ -122,6 +123,8 @@ pub enum Request {
     },
     /// Check that no entry of the audit log was changed, taken out or put in.
     AuditCheck,
+    /// Look at proofs.
+    Proof(ProofRequest),
 }
 
 impl Request {
@@ -137,6 +140,7 @@ impl Request {
                 | Request::Approvals { .. }
                 | Request::Audit { .. }
                 | Request::AuditCheck
+                | Request::Proof(_)
                 | Request::Authority(Authority::List)
                 | Request::Gc { plan: true }
                 | Request::Rehydrate { plan: true, .. }

@@ -432,6 +432,6 @@ fn entry(row: AuditRow) -> AuditEntry {
     }
 }
 
-fn unexpected() -> Problem {
+pub(super) fn unexpected() -> Problem {
     Problem::failed("the gateway answered something else than was asked for")
 }

@@ -337,7 +337,7 @@ impl Catalogue {
     }
 }
 
-fn last_number(table: &impl ReadableTable<&'static [u8], &'static [u8]>) -> Result<u64, CatalogueError> {
+pub(super) fn last_number(table: &impl ReadableTable<&'static [u8], &'static [u8]>) -> Result<u64, CatalogueError> {
     let Some((key, _)) = table.last()? else { return Ok(0) };
     let number = key.value().try_into().map(u64::from_be_bytes);
     number.map_err(|_| CatalogueError::Corrupt("approvals"))

@@ -4,7 +4,6 @@ use crate::files;
 use crate::state::StateError;
 use std::path::Path;
 use wire::policy::PolicyKey;
-use zeroize::Zeroizing;
 
 /// Start of the file; the number is the format's. Behind it PKCS #8 in hexadecimal digits.
 const MAGIC: &str = "sluice-policy-key-1 ";
@@ -14,17 +13,10 @@ const NAME: &str = "policy.key";
 /// Loads the key of a folder; made when there is none. `expected`: policies were signed with one before.
 pub(crate) fn load(folder: &Path, expected: bool) -> Result<PolicyKey, StateError> {
     let path = folder.join(NAME);
-    if !path.exists() {
-        if expected {
-            tracing::error!(path = %path.display(), "the key that signs policies is gone and a new one is made: edges that know the old one refuse its policies until they enrol again; restore it from a backup");
-        }
-        let pkcs8 = PolicyKey::generate();
-        let text = Zeroizing::new(format!("{MAGIC}{}\n", data_encoding::HEXLOWER.encode(&pkcs8)));
-        files::write_private(&path, text.as_bytes())?;
+    if !path.exists() && expected {
+        tracing::error!(path = %path.display(), "the key that signs policies is gone and a new one is made: edges that know the old one refuse its policies until they enrol again; restore it from a backup");
     }
-    let bytes = Zeroizing::new(files::read(&path)?);
-    let hex = std::str::from_utf8(&bytes).ok().and_then(|text| text.strip_prefix(MAGIC));
-    let pkcs8 = hex.and_then(|hex| data_encoding::HEXLOWER.decode(hex.trim().as_bytes()).ok()).map(Zeroizing::new);
+    let pkcs8 = files::secret_of(&path, MAGIC, PolicyKey::generate)?;
     pkcs8.and_then(|pkcs8| PolicyKey::read(&pkcs8)).ok_or(StateError::PolicyKey(path))
 }
 

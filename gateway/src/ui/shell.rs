@@ -189,6 +189,7 @@ fn entries(visitor: &Visitor) -> Vec<(&'static str, &'static str)> {
         (true, "/quotas", language.of("Quotas", "配额")),
         (true, "/grants", language.of("Grants", "带宽分配")),
         (true, "/reports", language.of("Line report", "专线报告")),
+        (true, "/retention", language.of("Retention", "保留")),
         (true, "/approvals", language.of("Approvals", "审批")),
         (true, "/jobs", language.of("Jobs", "任务")),
         (administers && whole, "/audit", language.of("Audit", "审计")),

@@ -12,6 +12,7 @@ mod identities;
 mod lines;
 mod pages;
 mod policies;
+mod proofs;
 mod schedule;
 mod telemetry;
 mod world;

@@ -73,6 +73,7 @@ fn every_page_is_shown_to_every_role_in_both_languages_and_names_are_text() {
         "/grants",
         month,
         "/approvals",
+        "/retention",
         "/audit",
         "/audit?actor=%3Cscript%3Ealert(1)&object=%22onclick",
         "/users",

@@ -4,6 +4,7 @@
 use crate::frame::{self, Decoder, Message};
 use crate::identity::PeerIdentity;
 use crate::message::{DataReply, DataRequest, EnrolReply, EnrolRequest, FromEdge, FromGateway};
+use crate::statement::Statement;
 use crate::telemetry::{Hearer, MAX_REPORT, Teller};
 use crate::token::Token;
 use std::fmt::Debug;
@@ -57,6 +58,13 @@ pub fn telemetry(input: &[u8]) {
 pub fn token(input: &[u8]) {
     if let Ok(token) = String::from_utf8_lossy(input).parse::<Token>() {
         assert!(token.reveal().parse::<Token>().is_ok(), "a token that was read prints as one");
+    }
+}
+
+/// A statement's file.
+pub fn statement(input: &[u8]) {
+    if let Ok(statement) = Statement::read(&String::from_utf8_lossy(input)) {
+        assert_eq!(Statement::read(&statement.to_json()), Ok(statement), "a statement that was read prints as itself");
     }
 }
 

@@ -7,6 +7,7 @@
 //! * [`token`]: the one-time invitation of a new edge.
 //! * [`clock`]: the time by which certificates are judged.
 //! * [`policy`]: the signed policy of a site.
+//! * [`statement`]: what the gateway states and signs for people who ask later: proofs.
 //! * [`telemetry`]: what an edge tells of itself.
 //! * [`session`]: the gateway's half of a control session, as a pure state machine.
 //! * [`tls`]: TLS configurations of both ends for QUIC.
@@ -20,6 +21,7 @@ pub mod identity;
 pub mod message;
 pub mod policy;
 pub mod session;
+pub mod statement;
 pub mod stream;
 pub mod telemetry;
 pub mod tls;

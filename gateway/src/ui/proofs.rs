@@ -1,0 +1,215 @@
+//! A proof on paper, of whatever kind: what was stated, by which key it was signed, and how to verify it.
+
+use super::parts::moment;
+use super::{Fault, Shell, Visitor};
+use crate::admin::ProofLine;
+use crate::api::proofs::shown;
+use crate::web::Web;
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use look::{Language, format};
+use maud::{Markup, html};
+use serde_json::{Map, Value};
+use std::sync::Arc;
+use wire::statement::Statement;
+
+pub(super) fn routes() -> Router<Arc<Web>> {
+    Router::new().route("/proofs/{number}", get(show))
+}
+
+async fn show(State(web): State<Arc<Web>>, visitor: Visitor, Path(number): Path<u64>) -> Result<Response, Fault> {
+    let (line, statement) = match shown(&web, &visitor.caller, number).await {
+        Ok(shown) => shown,
+        Err(problem) => return Err(visitor.fault(problem)),
+    };
+    let language = visitor.language;
+    let title = format!("{} {number}", language.of("Proof", "证明"));
+    let content = html! {
+        div.head.noprint {
+            p { a href="/retention" { (language.of("Back to retention", "返回保留页面")) } }
+            div.row {
+                button type="button" data-print { (language.of("Print", "打印")) }
+                a.button.plain href={ "/api/v1/proofs/" (number) } download={ "proof-" (number) ".json" } { (language.of("Signed file (JSON)", "签名文件（JSON）")) }
+            }
+        }
+        article.paper { (paper(&line, Statement::read(&statement).ok().as_ref(), language)) }
+    };
+    Ok(Shell { visitor: &visitor, title: &title, place: "/retention", follows: None, content }.render().into_response())
+}
+
+/// Proofs in a list.
+pub(super) fn list(proofs: &[ProofLine], language: Language) -> Markup {
+    html! {
+        @if proofs.is_empty() { p { (language.of("There are none yet. The end of a site's decommissioning makes one.", "暂无。站点退役完成后会生成擦除证明。")) } }
+        @else {
+            table.stack {
+                thead { tr {
+                    th.number { "#" } th { (language.of("Kind", "类型")) } th { (language.of("About", "对象")) } th { (language.of("Signed", "签署时间")) } th { (language.of("Key", "密钥")) }
+                } }
+                tbody {
+                    @for line in proofs {
+                        tr {
+                            td.number data-label="#" { a href={ "/proofs/" (line.number) } { (line.number) } }
+                            td data-label=(language.of("Kind", "类型")) { (kind(&line.kind, language)) }
+                            td data-label=(language.of("About", "对象")) { (line.subject) }
+                            td data-label=(language.of("Signed", "签署时间")) { (moment(line.made)) }
+                            td data-label=(language.of("Key", "密钥")) { code { (line.key) } " " (verified(line, language)) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn verified(line: &ProofLine, language: Language) -> Markup {
+    match line.verified {
+        true => html! { span.chip.good { (language.of("verified", "已验证")) } },
+        false => html! { span.chip.warn { (language.of("another key", "其他密钥")) } },
+    }
+}
+
+fn kind(kind: &str, language: Language) -> String {
+    match kind {
+        "erasure" => language.of("Proof of erasure", "擦除证明").into(),
+        other => other.into(),
+    }
+}
+
+fn paper(line: &ProofLine, statement: Option<&Statement>, language: Language) -> Markup {
+    html! {
+        h1 { (kind(&line.kind, language)) ": " (line.subject) }
+        p.soft { (language.of("Proof ", "编号 ")) (line.number) " · " (language.of("tenant ", "租户 ")) (line.tenant) " · " (language.of("signed ", "签署于 ")) (moment(line.made)) }
+        @if line.verified {
+            p.note.good { (language.of("The signature fits the key by which this gateway signs.", "签名与本网关的签名密钥相符。")) }
+        } @else {
+            p.note.bad { (language.of("The signature was not made by the present key of this gateway: verify it with the public key of when it was made.", "签名并非由本网关当前的密钥生成：请用当时的公钥验证。")) }
+        }
+        @match statement {
+            None => p { (language.of("The file cannot be read.", "文件无法读取。")) },
+            Some(statement) => {
+                (object(&statement.body, 2, language))
+                h2 { (language.of("How to verify it", "如何验证")) }
+                p { (language.of("Save the signed file, and get the gateway's public key by a way that you trust. Then, on any machine:", "保存签名文件，并通过可信途径取得网关公钥，然后在任意机器上执行：")) }
+                pre { "sluice-gateway proof verify proof-" (line.number) ".json --key gateway.pem" }
+                p.small { (language.of("Public key: ", "公钥：")) code.wrap { (statement.key.hex()) } }
+            }
+        }
+    }
+}
+
+/// Plain values as a list of terms; what has parts of its own under a heading.
+fn object(fields: &Map<String, Value>, level: u8, language: Language) -> Markup {
+    let (parts, plain): (Vec<_>, Vec<_>) = fields.iter().partition(|(_, value)| is_nested(value));
+    html! {
+        @if !plain.is_empty() {
+            dl { @for (name, value) in plain { dt { (word(name, language)) } dd { (drawn(name, value, language)) } } }
+        }
+        @for (name, value) in parts {
+            @if level == 2 { h2 { (word(name, language)) } } @else { h3 { (word(name, language)) } }
+            @match value {
+                Value::Object(fields) => (object(fields, level + 1, language)),
+                Value::Array(items) => (rows(items, level, language)),
+                _ => {},
+            }
+        }
+    }
+}
+
+fn is_nested(value: &Value) -> bool {
+    match value {
+        Value::Object(_) => true,
+        Value::Array(items) => items.iter().any(|item| item.is_object() || item.is_array()),
+        _ => false,
+    }
+}
+
+/// Objects of plain values as a table; others one after the other.
+fn rows(items: &[Value], level: u8, language: Language) -> Markup {
+    let objects: Vec<&Map<String, Value>> = items.iter().filter_map(Value::as_object).collect();
+    if objects.iter().any(|fields| fields.values().any(is_nested)) {
+        return html! { @for fields in objects { (object(fields, level + 1, language)) } };
+    }
+    let mut columns: Vec<&String> = objects.iter().flat_map(|fields| fields.keys()).collect();
+    columns.sort();
+    columns.dedup();
+    html! {
+        table.stack {
+            thead { tr { @for name in &columns { th { (word(name, language)) } } } }
+            tbody {
+                @for fields in objects {
+                    tr { @for name in &columns {
+                        td data-label=(word(name, language)) { @if let Some(value) = fields.get(*name) { (drawn(name, value, language)) } }
+                    } }
+                }
+            }
+        }
+    }
+}
+
+fn drawn(name: &str, value: &Value, language: Language) -> Markup {
+    match value {
+        Value::Number(number) if name.ends_with("bytes") => {
+            html! { (format::bytes(number.as_u64().unwrap_or(0))) " (" (number) ")" }
+        }
+        Value::String(text) if is_digest(text) => html! { code.wrap { (text) } },
+        Value::String(text) => html! { (text) },
+        Value::Bool(yes) => html! { (if *yes { language.of("yes", "是") } else { language.of("no", "否") }) },
+        Value::Array(items) if items.is_empty() => html! { (language.of("none", "无")) },
+        Value::Array(items) => {
+            html! { ul { @for item in items { li { (drawn(name, item, language)) } } } }
+        }
+        Value::Null => html! { "–" },
+        other => html! { (other) },
+    }
+}
+
+fn is_digest(text: &str) -> bool {
+    text.len() >= 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// A name in a statement, for people; one that is not known stays as it is, without its lines below.
+fn word(name: &str, language: Language) -> String {
+    let known = [
+        ("gateway", "Gateway (fingerprint)", "网关（指纹）"),
+        ("software", "Software", "软件版本"),
+        ("stated_at", "Stated at", "声明时间"),
+    ];
+    let found =
+        known.iter().find(|(key, ..)| *key == name).map(|(_, english, chinese)| language.of(*english, *chinese));
+    found.map_or_else(|| name.replace('_', " "), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use wire::statement::StatementKey;
+
+    #[test]
+    fn whatever_was_stated_is_shown_and_stays_text() {
+        let hostile = "<script>alert(1)</script>";
+        let body = json!({ "site": hostile, "bytes": 1_000_000, "list": [{ "name": hostile, "deep": [{ "root": "ab".repeat(32) }] }, { "name": "x" }], "plain": ["y"] });
+        let key = StatementKey::read(&StatementKey::generate()).unwrap();
+        let statement = key.sign("other.kind", body.as_object().unwrap().clone()).unwrap();
+        let line = ProofLine {
+            number: 1,
+            kind: "other.kind".into(),
+            tenant: "bank".into(),
+            subject: hostile.into(),
+            made: dedupe::UnixMillis(1_800_000_000_000),
+            key: key.public().to_string(),
+            verified: true,
+        };
+        for language in Language::ALL {
+            let drawn = paper(&line, Some(&statement), language).into_string();
+            assert!(!drawn.contains("<script"), "{drawn}");
+            assert_eq!(drawn.matches("&lt;script&gt;").count(), 3, "subject, site, name");
+            for text in ["other.kind", "(1000000)", &"ab".repeat(32), ">y<", &key.public().hex()] {
+                assert!(drawn.contains(text), "{text}: {drawn}");
+            }
+        }
+    }
+}
