@@ -12,12 +12,15 @@ pub(crate) mod orders;
 pub mod places;
 mod readback;
 pub mod runs;
+mod statement;
 
 pub use places::{Limits, Place, Proof, Where};
 pub use readback::{root_of_generation, root_of_image};
 pub use runs::{Found, Phase, Proven, Run, Standing, Trouble};
 
 use crate::catalogue::{Catalogue, CatalogueError};
+use crate::proofs::ProofError;
+use crate::state::State;
 use dedupe::{Content, Generation, GenerationId, Progress, Root, RunId, Store, StoreError, TenantId, UnixMillis, View};
 use extents::{Extents, Scope};
 use serde::{Deserialize, Serialize};
@@ -34,6 +37,9 @@ pub enum RehydrateError {
     /// What is known of the run cannot be kept.
     #[error(transparent)]
     Catalogue(#[from] CatalogueError),
+    /// What was proved cannot be stated.
+    #[error(transparent)]
+    Statement(#[from] ProofError),
     /// The store failed.
     #[error("the store: {0}")]
     Store(#[from] StoreError),
@@ -52,6 +58,11 @@ pub enum RehydrateError {
         /// What it should hash to.
         wanted: Root,
     },
+    /// A point of this run that nothing here says was proved.
+    #[error(
+        "{0} holds a point of this run, and the catalogue, perhaps restored from a backup, does not know that it was proved: remove that point there, or give the run up, and run it again"
+    )]
+    Unknown(String),
     /// The same volume is on its way to the same target.
     #[error("a run of this volume to {0} is under way; wait for it, or stop it")]
     Busy(String),
@@ -117,14 +128,16 @@ pub struct Done {
     pub root: String,
     /// How it was proved.
     pub proof: Proof,
+    /// The number of the signed statement.
+    pub statement: u64,
 }
 
 /// What a run is asked for with.
 pub struct Asked<'a> {
     /// The store of the tenant.
     pub store: &'a Arc<Store>,
-    /// Where runs are kept.
-    pub catalogue: &'a Catalogue,
+    /// Where runs are kept, and what signs what was proved.
+    pub state: &'a State,
     /// Whose it is.
     pub tenant: TenantId,
     /// The volume.
@@ -264,7 +277,7 @@ impl<'a> Rehydration<'a> {
     fn change(&self, change: impl FnOnce(&mut Run)) -> Result<(), RehydrateError> {
         let mut run = self.run.lock().expect("no holder panics");
         change(&mut run);
-        Ok(self.asked.catalogue.put_run(&run)?)
+        Ok(self.asked.state.catalogue.put_run(&run)?)
     }
 
     /// Another run of this volume to this target that is not over makes way: what it left there is cleaned, or told by the target as what lies between.
@@ -273,13 +286,13 @@ impl<'a> Rehydration<'a> {
             None => Ok(()),
             Some(other) => {
                 let why = format!("generation {} was asked for instead", self.plan.number);
-                give_up(self.asked.catalogue, self.asked.target, other, &why, self.asked.now)
+                give_up(&self.asked.state.catalogue, self.asked.target, other, &why, self.asked.now)
             }
         }
     }
 
     fn give_up(&self, why: &str) -> Result<(), RehydrateError> {
-        give_up(self.asked.catalogue, self.asked.target, self.run(), why, self.asked.now)
+        give_up(&self.asked.state.catalogue, self.asked.target, self.run(), why, self.asked.now)
     }
 
     fn notes(&self) -> impl Notes + '_ {
@@ -292,7 +305,7 @@ impl<'a> Rehydration<'a> {
         (watch.phase)("preparing the target");
         let (start, filling) = self.asked.target.prepare(&run.work, &notes)?;
         if let Start::Finished(point) = start {
-            return self.finished(point, anew);
+            return self.finished(point);
         }
         let generation = self.view.generation();
         let scope = scope_of(&self.asked, generation, &start, &run, anew)?;
@@ -315,20 +328,22 @@ impl<'a> Rehydration<'a> {
         (watch.phase)("making it a restorable point");
         let point = filling.finish(self.asked.now)?;
         dedupe::crash_point("gateway.rehydrate.finished");
-        self.finished(point, anew)
+        self.finished(point)
     }
 
-    fn finished(&self, point: Point, anew: bool) -> Result<Done, RehydrateError> {
+    fn finished(&self, point: Point) -> Result<Done, RehydrateError> {
         let proven = match self.run().phase {
-            Phase::Proved { proven } | Phase::Finished { proven, .. } => proven,
-            // A target that says so without our having proved it: it was this run that did, before a catalogue that was restored from a backup.
-            _ => Proven { method: Proof::Changed, bytes: 0, repaired: anew },
+            Phase::Proved { proven } => proven,
+            // The target says so, and we did not write down that it was proved: the catalogue was restored from a backup. Nothing is stated that is not known.
+            _ => return Err(RehydrateError::Unknown(self.plan.target.clone())),
         };
-        self.change(|run| {
-            run.ended = Some(self.asked.now);
-            run.phase = Phase::Finished { point: point.clone(), proven: proven.clone(), statement: None };
-        })?;
-        self.asked.catalogue.tidy_runs()?;
+        let catalogue = &self.asked.state.catalogue;
+        let mut run = self.run();
+        let kind = self.asked.target.shape().kind;
+        let statement = statement::of(self.asked.state, &run, kind, &point, &proven)?;
+        run.ended = Some(self.asked.now);
+        let number = catalogue.finish_run(run, point.clone(), proven.clone(), statement)?;
+        catalogue.tidy_runs()?;
         Ok(Done {
             plan: self.plan.clone(),
             point: point.id,
@@ -337,6 +352,7 @@ impl<'a> Rehydration<'a> {
             repaired: proven.repaired,
             root: self.root.to_string(),
             proof: proven.method,
+            statement: number,
         })
     }
 
@@ -423,7 +439,7 @@ fn open_run(asked: &Asked<'_>) -> Result<Option<Run>, RehydrateError> {
             && run.to == asked.to
             && run.work.image.lineage == asked.image.lineage
     };
-    Ok(asked.catalogue.runs()?.into_iter().find(same))
+    Ok(asked.state.catalogue.runs()?.into_iter().find(same))
 }
 
 fn new_run(asked: &Asked<'_>, generation: &Generation, root: Root) -> Result<Run, RehydrateError> {

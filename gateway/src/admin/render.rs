@@ -237,11 +237,13 @@ fn rehydrated(done: &Done) -> String {
         }
     };
     format!(
-        "{} holds generation {}: {from}, {} written.{repaired}\n{proof}: {}\n",
+        "{} holds generation {}: {from}, {} written.{repaired}\n{proof}: {}\nThe signed statement is number {}: `sluice-gateway proof show {}`.\n",
         done.plan.target,
         done.plan.number,
         bytes(done.written_bytes),
-        done.root
+        done.root,
+        done.statement,
+        done.statement
     )
 }
 

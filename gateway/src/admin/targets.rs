@@ -219,6 +219,6 @@ pub struct RunLine {
     /// When it ended.
     #[schema(value_type = Option<u64>)]
     pub ended: Option<UnixMillis>,
-    /// The signed statement.
-    pub statement: Option<String>,
+    /// The number of the signed statement.
+    pub statement: Option<u64>,
 }

@@ -1,12 +1,13 @@
 //! What the catalogue keeps of targets, of runs onto them, and of standing orders. Rows are JSON: they hold settings of many kinds, and a person with a
 //! damaged gateway may have to read what lies in a cloud.
 
-use super::{Catalogue, CatalogueError, Table};
+use super::{Catalogue, CatalogueError, NewProof, Table};
 use crate::rehydrate::places::Place;
-use crate::rehydrate::runs::{Run, Standing};
+use crate::rehydrate::runs::{Phase, Proven, Run, Standing};
 use dedupe::{LineageId, RunId, TenantId};
 use redb::{ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Serialize, de::DeserializeOwned};
+use targets::Point;
 
 /// Tenant and name to [`Place`].
 const TARGETS: Table = TableDefinition::new("targets_v1");
@@ -74,6 +75,22 @@ impl Catalogue {
         self.put_json(RUNS, &run.work.run.0, run)
     }
 
+    /// Ends a run with its point, and keeps the statement about it, in one transaction. Returns the statement's number.
+    pub fn finish_run(
+        &self,
+        mut run: Run,
+        point: Point,
+        proven: Proven,
+        statement: NewProof,
+    ) -> Result<u64, CatalogueError> {
+        let commit = self.database.begin_write()?;
+        let number = super::proofs::insert(&commit, statement)?.number;
+        run.phase = Phase::Finished { point, proven, statement: number };
+        commit.open_table(RUNS)?.insert(run.work.run.0.as_slice(), encode(&run).as_slice())?;
+        commit.commit()?;
+        Ok(number)
+    }
+
     /// Forgets the oldest runs that are over, beyond what is kept.
     pub fn tidy_runs(&self) -> Result<(), CatalogueError> {
         let mut over: Vec<_> = self.runs()?.into_iter().filter_map(|run| Some((run.ended?, run.work.run))).collect();
@@ -122,11 +139,14 @@ impl Catalogue {
     }
 
     fn put_json<T: Serialize>(&self, table: Table, key: &[u8], row: &T) -> Result<(), CatalogueError> {
-        let bytes = serde_json::to_vec(row).expect("rows are plain JSON");
         let commit = self.database.begin_write()?;
-        commit.open_table(table)?.insert(key, bytes.as_slice())?;
+        commit.open_table(table)?.insert(key, encode(row).as_slice())?;
         Ok(commit.commit()?)
     }
+}
+
+fn encode<T: Serialize>(row: &T) -> Vec<u8> {
+    serde_json::to_vec(row).expect("rows are plain JSON")
 }
 
 fn decode<T: DeserializeOwned>(bytes: &[u8], name: &'static str) -> Result<T, CatalogueError> {

@@ -3,7 +3,7 @@
 //! ```text
 //!            ┌──────────── killed, paused, failed and worth another try ────────────┐
 //!            ▼                                                                      │
-//! new ─► Writing{up to} ─► Proving ─► Proved{root} ─► Finished{point, statement}    │
+//! new ─► Writing{up to} ─► Proving ─► Proved ───────► Finished{point, statement}    │
 //!            │   ▲                        │                                         │
 //!            │   └── the proof failed ────┘ (a run of its own, all of it anew)      │
 //!            └──────────────────► GivenUp{why}: the target was cleaned ◄────────────┘
@@ -84,8 +84,8 @@ pub enum Phase {
         point: Point,
         /// What was read back.
         proven: Proven,
-        /// The id of the signed statement.
-        statement: Option<String>,
+        /// The number of the signed statement.
+        statement: u64,
     },
     /// It is over without a point, and the target was cleaned of it.
     GivenUp {

@@ -164,7 +164,7 @@ impl Admin {
         let _busy = self.state.begin_run(store.id, &to, lineage.id)?;
         let asked = Asked {
             store: &store.store,
-            catalogue: &self.state.catalogue,
+            state: &self.state,
             tenant: store.id,
             image: self.image_of(&store, &lineage)?,
             generation: found.id,
@@ -439,7 +439,7 @@ fn run_line(tenant: &Tenant, run: Run) -> RunLine {
         Phase::Writing { .. } => ("writing", String::new(), None),
         Phase::Proving => ("reading back", String::new(), None),
         Phase::Proved { .. } => ("proved", String::new(), None),
-        Phase::Finished { point, statement, .. } => ("finished", point.id.clone(), statement.clone()),
+        Phase::Finished { point, statement, .. } => ("finished", point.id.clone(), Some(*statement)),
         Phase::GivenUp { why } => ("given up", why.clone(), None),
     };
     RunLine {
