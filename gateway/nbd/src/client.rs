@@ -201,11 +201,18 @@ impl Client {
     /// Fills `into` with the bytes at `at`.
     pub fn read(&self, at: u64, into: &mut [u8]) -> Result<(), ClientError> {
         let range = self.check("read", at, into.len() as u64)?;
-        self.pieces(range.clone(), self.piece(), |piece| self.send(command::READ, 0, piece, &[]), |piece, answer| {
-            let Answer::Data(data) = answer else { return Err(Malformed::Rule("a read was answered without data").into()) };
-            into[place(&range, &piece)].copy_from_slice(&data);
-            Ok(())
-        })
+        self.pieces(
+            range.clone(),
+            self.piece(),
+            |piece| self.send(command::READ, 0, piece, &[]),
+            |piece, answer| {
+                let Answer::Data(data) = answer else {
+                    return Err(Malformed::Rule("a read was answered without data").into());
+                };
+                into[place(&range, &piece)].copy_from_slice(&data);
+                Ok(())
+            },
+        )
     }
 
     /// Writes `bytes` at `at`. Durable after the next [`flush`](Client::flush).
@@ -267,7 +274,8 @@ impl Client {
 
     /// One answer: extents from the start of `range` on, at least one, none past its end.
     fn status_once(&self, context: &str, range: Range<u64>) -> Result<Vec<(u64, u32)>, ClientError> {
-        let missing = || ClientError::Misuse(format!("the NBD server has no context {context:?}, or it was not asked for"));
+        let missing =
+            || ClientError::Misuse(format!("the NBD server has no context {context:?}, or it was not asked for"));
         let (id, _) = self.terms.contexts.iter().find(|(_, name)| name == context).ok_or_else(missing)?;
         let Answer::Extents(all) = self.send(command::BLOCK_STATUS, 0, range.clone(), &[])?.wait()? else {
             return Err(Malformed::Rule("a question about a context was answered without extents").into());
@@ -283,7 +291,11 @@ impl Client {
                 at += len;
             }
         }
-        if inside.is_empty() { Err(Malformed::Rule("the server says nothing of the range that was asked for").into()) } else { Ok(inside) }
+        if inside.is_empty() {
+            Err(Malformed::Rule("the server says nothing of the range that was asked for").into())
+        } else {
+            Ok(inside)
+        }
     }
 
     fn piece(&self) -> u64 {
@@ -291,11 +303,13 @@ impl Client {
     }
 
     fn check(&self, what: &str, at: u64, len: u64) -> Result<Range<u64>, ClientError> {
-        let misuse = |why: String| Err(ClientError::Misuse(format!("cannot {what} {len} bytes at {at} of an NBD export: {why}")));
+        let misuse = |why: String| {
+            Err(ClientError::Misuse(format!("cannot {what} {len} bytes at {at} of an NBD export: {why}")))
+        };
         let block = u64::from(self.terms.blocks.0);
         match at.checked_add(len) {
             Some(end) if end <= self.terms.size => {
-                if at % block != 0 || (end % block != 0 && end != self.terms.size) {
+                if !at.is_multiple_of(block) || (!end.is_multiple_of(block) && end != self.terms.size) {
                     return misuse(format!("the server takes multiples of {block} bytes only"));
                 }
                 Ok(at..end)

@@ -160,7 +160,11 @@ impl Overlay {
 
     /// Removes the file. What is read and written from then on is lost when the last handle goes.
     pub fn discard(&self) -> Result<(), OverlayError> {
-        std::fs::remove_file(&self.path).map_err(|cause| OverlayError::File { what: "remove", path: self.path.clone(), cause })
+        std::fs::remove_file(&self.path).map_err(|cause| OverlayError::File {
+            what: "remove",
+            path: self.path.clone(),
+            cause,
+        })
     }
 
     /// Whether the blocks from `block` on are own, and how many up to `end` are the same.
@@ -174,7 +178,10 @@ impl Overlay {
 
     fn may_change(&self) -> Result<(), Failure> {
         if self.failed.load(Ordering::Acquire) {
-            return Err(Failure::new(Errno::Eio, "a sync of the overlay failed before: what was written since the last good one may be lost"));
+            return Err(Failure::new(
+                Errno::Eio,
+                "a sync of the overlay failed before: what was written since the last good one may be lost",
+            ));
         }
         if self.map.wants_flush() {
             self.flush()?;

@@ -147,7 +147,10 @@ pub async fn serve(
     tls: Option<Arc<rustls::ServerConfig>>,
     cancel: CancellationToken,
 ) {
-    assert!(limits.bytes.min(limits.all_bytes) > crate::proto::PAYLOAD as usize + transmit::SMALL, "limits hold no request");
+    assert!(
+        limits.bytes.min(limits.all_bytes) > crate::proto::PAYLOAD as usize + transmit::SMALL,
+        "limits hold no request"
+    );
     let shared = Arc::new(Shared {
         exports,
         tls: tls.map(Into::into),

@@ -41,10 +41,7 @@ pub fn server(own: Identity, clients: Option<&[CertificateDer<'static>]>) -> Res
 }
 
 /// For a client that believes `authorities` and shows `own` if there is one.
-pub fn client(
-    authorities: &[CertificateDer<'static>],
-    own: Option<Identity>,
-) -> Result<Arc<ClientConfig>, TlsError> {
+pub fn client(authorities: &[CertificateDer<'static>], own: Option<Identity>) -> Result<Arc<ClientConfig>, TlsError> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("ring speaks TLS 1.3")

@@ -126,7 +126,7 @@ impl Link {
         let owed = self.shared.owed.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.load.fetch_add(1, Ordering::Relaxed);
         let deadline = now() + self.patience + Duration::from_secs(owed / SLOWEST);
-        let ticket = Ticket { link: self, told, request, bytes, deadline };
+        let ticket = Ticket { link: self, told, bytes, deadline };
         let sent = {
             let mut outgoing = self.outgoing.lock().unwrap_or_else(PoisonError::into_inner);
             outgoing.send([&request.encode(), payload], deadline)
@@ -156,7 +156,6 @@ impl Drop for Link {
 pub(super) struct Ticket<'a> {
     link: &'a Link,
     told: mpsc::Receiver<Result<Answer, ClientError>>,
-    request: Request,
     bytes: u64,
     deadline: Instant,
 }
@@ -184,7 +183,6 @@ impl Drop for Ticket<'_> {
     fn drop(&mut self) {
         self.link.shared.owed.fetch_sub(self.bytes, Ordering::Relaxed);
         self.link.load.fetch_sub(1, Ordering::Relaxed);
-        let _ = self.request; // its answer, if one comes, is dropped with its sender
     }
 }
 
@@ -238,7 +236,10 @@ impl Shared {
             pending.failed = Some((Errno::from_wire(errno), format!("error {errno}")));
         } else if let Want::Data(data) = &mut pending.want {
             if self.structured {
-                return Err(Malformed::Rule("it answers a read with a simple reply though structured ones were agreed on").into());
+                return Err(Malformed::Rule(
+                    "it answers a read with a simple reply though structured ones were agreed on",
+                )
+                .into());
             }
             self.fill(incoming, data)?;
             pending.came.push((pending.request.at, pending.request.at + u64::from(pending.request.len)));
@@ -319,7 +320,9 @@ impl Pending {
         let Want::Data(data) = &mut self.want else {
             return Err(Malformed::Rule("it answers something else than a read with data").into());
         };
-        let start = at.checked_sub(self.request.at).filter(|start| start.checked_add(len).is_some_and(|end| end <= data.len() as u64));
+        let start = at
+            .checked_sub(self.request.at)
+            .filter(|start| start.checked_add(len).is_some_and(|end| end <= data.len() as u64));
         let Some(start) = start.filter(|_| len > 0) else {
             return Err(Malformed::Rule("it answers a read with bytes that were not asked for").into());
         };
@@ -345,7 +348,8 @@ impl Pending {
         if data.len() % 8 != 4 || all.iter().any(|(known, _)| *known == id) || all.len() == MOST_CONTEXTS {
             return Err(Malformed::Rule("it tells of a context in pieces, twice, or of too many").into());
         }
-        let extents = (0..data.len() / 8).map(|_| Ok((fields.u32()?, fields.u32()?))).collect::<Result<_, Malformed>>()?;
+        let extents =
+            (0..data.len() / 8).map(|_| Ok((fields.u32()?, fields.u32()?))).collect::<Result<_, Malformed>>()?;
         all.push((id, extents));
         Ok(())
     }

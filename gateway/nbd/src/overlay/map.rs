@@ -149,3 +149,57 @@ fn same(bits: &[u8; PAGE], from: u64, until: u64, set: bool) -> u64 {
     }
     at - from
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A map of `blocks` at the beginning of a file.
+    fn map(blocks: u64) -> (File, Map) {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(blocks.div_ceil(BITS) * PAGE as u64).unwrap();
+        (file, Map::new(0))
+    }
+
+    #[test]
+    fn what_is_set_after_the_copy_is_not_written_with_it() {
+        let (file, map) = map(2 * BITS);
+        map.set(&file, 5, 6).unwrap();
+        let copies = map.changed();
+        map.set(&file, 6, 7).unwrap();
+        map.write(&file, &copies).unwrap();
+        let on_disk = Map::new(0);
+        assert_eq!(on_disk.run(&file, 5, BITS).unwrap(), (true, 1));
+        assert_eq!(map.run(&file, 5, BITS).unwrap(), (true, 2));
+        // And it is not forgotten: the next flush has it.
+        map.write(&file, &map.changed()).unwrap();
+        assert_eq!(Map::new(0).run(&file, 5, BITS).unwrap(), (true, 2));
+        assert!(map.changed().is_empty());
+    }
+
+    #[test]
+    fn runs_go_on_across_bytes_and_pages() {
+        let (file, map) = map(3 * BITS);
+        map.set(&file, 3, 2 * BITS + 77).unwrap();
+        assert_eq!(map.run(&file, 0, 3 * BITS).unwrap(), (false, 3));
+        assert_eq!(map.run(&file, 3, 3 * BITS).unwrap(), (true, 2 * BITS + 74));
+        assert_eq!(map.run(&file, 9, BITS).unwrap(), (true, BITS - 9));
+        assert_eq!(map.run(&file, 2 * BITS + 77, 3 * BITS).unwrap(), (false, BITS - 77));
+    }
+
+    #[test]
+    fn memory_is_bounded_and_what_left_it_is_read_again() {
+        let pages = MOST as u64 + 100;
+        let (file, map) = map(pages * BITS);
+        for page in 0..pages {
+            map.set(&file, page * BITS + 9, page * BITS + 10).unwrap();
+            if map.wants_flush() {
+                map.write(&file, &map.changed()).unwrap();
+            }
+        }
+        assert!(map.lock().by_number.len() <= MOST);
+        for page in 0..pages {
+            assert_eq!(map.run(&file, page * BITS + 9, page * BITS + 20).unwrap(), (true, 1), "page {page}");
+        }
+    }
+}

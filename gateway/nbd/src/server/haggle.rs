@@ -44,7 +44,9 @@ impl Haggle {
     pub(super) fn client_flags(&mut self, flags: u32) -> Result<(), Malformed> {
         let (fixed, no_zeroes) = (u32::from(handshake::FIXED), u32::from(handshake::NO_ZEROES));
         if flags & fixed == 0 || flags & !(fixed | no_zeroes) != 0 {
-            return Err(Malformed::Rule("the client does not speak fixed newstyle, or something that this server does not know"));
+            return Err(Malformed::Rule(
+                "the client does not speak fixed newstyle, or something that this server does not know",
+            ));
         }
         self.no_zeroes = flags & no_zeroes != 0;
         Ok(())
@@ -79,9 +81,8 @@ impl Haggle {
     }
 
     fn start_tls(&mut self, data: &[u8]) -> (Vec<u8>, Then) {
-        let refuse = |kind, message: &str| {
-            (proto::option_reply(option::STARTTLS, kind, message.as_bytes()), Then::More)
-        };
+        let refuse =
+            |kind, message: &str| (proto::option_reply(option::STARTTLS, kind, message.as_bytes()), Then::More);
         if !self.tls {
             return refuse(reply::UNSUPPORTED, "this server has no TLS");
         }

@@ -175,16 +175,18 @@ fn cost(request: &Request) -> usize {
 /// Does what is asked for and makes the answer's bytes. Blocks.
 fn answer(agreed: &Agreed, request: &Request, payload: &[u8]) -> Vec<u8> {
     let export = &*agreed.entry.export;
-    let done = admit(agreed, request).and_then(|range| match request.command {
-        command::READ => return read(agreed, request, range),
-        command::BLOCK_STATUS => return block_status(export, request, range),
-        command::FLUSH => export.flush(),
-        command::WRITE => export.write(request.at, payload),
-        command::TRIM => export.trim(range),
-        _ => export.zero(range, request.flags & flag::NO_HOLE == 0),
-    }
-    .and_then(|()| if request.flags & flag::FUA != 0 { export.flush() } else { Ok(()) })
-    .map(|()| success(agreed, request)));
+    let done = admit(agreed, request).and_then(|range| {
+        match request.command {
+            command::READ => return read(agreed, request, range),
+            command::BLOCK_STATUS => return block_status(export, request, range),
+            command::FLUSH => export.flush(),
+            command::WRITE => export.write(request.at, payload),
+            command::TRIM => export.trim(range),
+            _ => export.zero(range, request.flags & flag::NO_HOLE == 0),
+        }
+        .and_then(|()| if request.flags & flag::FUA != 0 { export.flush() } else { Ok(()) })
+        .map(|()| success(agreed, request))
+    });
     done.unwrap_or_else(|failure| refusal(agreed, request, &failure))
 }
 
@@ -235,7 +237,8 @@ fn read(agreed: &Agreed, request: &Request, range: Range<u64>) -> Result<Vec<u8>
     }
     let pieces = pieces(export, request, range)?;
     let heads = proto::CHUNK_HEAD + 8;
-    let data: usize = pieces.iter().map(|(range, hole)| if *hole { 4 } else { (range.end - range.start) as usize }).sum();
+    let data: usize =
+        pieces.iter().map(|(range, hole)| if *hole { 4 } else { (range.end - range.start) as usize }).sum();
     let mut out = vec![0; heads * pieces.len() + data];
     let mut rest = &mut out[..];
     for (number, (range, hole)) in pieces.iter().enumerate() {

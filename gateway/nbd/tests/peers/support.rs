@@ -11,14 +11,14 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// SplitMix64: enough for inputs, and the same on every machine.
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -26,11 +26,11 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound.max(1)
     }
 
-    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
+    pub(crate) fn bytes(&mut self, len: usize) -> Vec<u8> {
         let mut out = Vec::with_capacity(len + 8);
         while out.len() < len {
             out.extend(self.next().to_le_bytes());
@@ -41,14 +41,14 @@ impl Random {
 }
 
 /// A raw file.
-pub struct Raw {
+pub(crate) struct Raw {
     file: File,
     size: u64,
     read_only: bool,
 }
 
 impl Raw {
-    pub fn open(path: &Path, read_only: bool) -> Arc<Raw> {
+    pub(crate) fn open(path: &Path, read_only: bool) -> Arc<Raw> {
         let file = File::options().read(true).write(!read_only).open(path).unwrap();
         let size = file.metadata().unwrap().len();
         Arc::new(Raw { file, size, read_only })
@@ -88,7 +88,8 @@ impl Export for Raw {
         let mut found = Vec::new();
         let mut at = range.start;
         while at < range.end {
-            let data = lseek64(&self.file, at as i64, Whence::SeekData).map_or(range.end, |at| at as u64).min(range.end);
+            let data =
+                lseek64(&self.file, at as i64, Whence::SeekData).map_or(range.end, |at| at as u64).min(range.end);
             if data > at {
                 found.push((data - at, Status::Hole));
             }
@@ -105,20 +106,20 @@ impl Export for Raw {
 }
 
 /// Our server in a thread of its own, until it is dropped.
-pub struct Server {
-    pub exports: Exports,
-    pub folder: tempfile::TempDir,
-    pub port: u16,
-    pub stop: CancellationToken,
+pub(crate) struct Server {
+    pub(crate) exports: Exports,
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) port: u16,
+    pub(crate) stop: CancellationToken,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Server {
-    pub fn unix(name: &str, export: Arc<dyn Export>) -> Server {
+    pub(crate) fn unix(name: &str, export: Arc<dyn Export>) -> Server {
         Server::start(name, export, false, None, Limits::default())
     }
 
-    pub fn start(
+    pub(crate) fn start(
         name: &str,
         export: Arc<dyn Export>,
         tcp: bool,
@@ -149,15 +150,15 @@ impl Server {
         Server { exports, folder, port, stop, thread: Some(thread) }
     }
 
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.folder.path().join("socket")
     }
 
-    pub fn address(&self) -> Address {
+    pub(crate) fn address(&self) -> Address {
         if self.port == 0 { Address::Unix(self.socket()) } else { Address::Tcp(format!("127.0.0.1:{}", self.port)) }
     }
 
-    pub fn uri(&self, name: &str) -> String {
+    pub(crate) fn uri(&self, name: &str) -> String {
         match self.port {
             0 => format!("nbd+unix:///{name}?socket={}", self.socket().display()),
             port => format!("nbd://localhost:{port}/{name}"),
@@ -174,14 +175,14 @@ impl Drop for Server {
 }
 
 /// Another server, until it is dropped; killed with the test at the latest.
-pub struct Theirs {
+pub(crate) struct Theirs {
     child: Child,
     folder: tempfile::TempDir,
 }
 
 impl Theirs {
     /// `arguments` in which `{}` is the socket. `None`, and said so, when the tool is missing.
-    pub fn start(tool: &str, arguments: &[&str]) -> Option<Theirs> {
+    pub(crate) fn start(tool: &str, arguments: &[&str]) -> Option<Theirs> {
         if !has(tool) {
             return None;
         }
@@ -193,11 +194,20 @@ impl Theirs {
         Some(Theirs { child, folder })
     }
 
-    pub fn address(&self) -> Address {
+    pub(crate) fn address(&self) -> Address {
         Address::Unix(self.folder.path().join("socket"))
     }
 
-    pub fn kill(&mut self) {
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Until it has ended by itself.
+    pub(crate) fn wait(mut self) {
+        let _ = self.child.wait();
+    }
+
+    pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -209,19 +219,22 @@ impl Drop for Theirs {
     }
 }
 
-/// Until somebody listens there.
-pub fn wait_for(socket: &Path) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while std::os::unix::net::UnixStream::connect(socket).is_err() {
-        assert!(Instant::now() < deadline, "nobody listens at {}", socket.display());
+/// Until somebody listens there; a minute at most.
+pub(crate) fn wait_for(socket: &Path) {
+    for _ in 0..12_000 {
+        if std::os::unix::net::UnixStream::connect(socket).is_ok() {
+            return;
+        }
         std::thread::sleep(Duration::from_millis(5));
     }
+    panic!("nobody listens at {}", socket.display());
 }
 
 /// Whether a tool is there; says so if not.
-pub fn has(tool: &str) -> bool {
-    let found = std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]).any(|folder| folder.join(tool).exists()));
+pub(crate) fn has(tool: &str) -> bool {
+    let found = std::env::var_os("PATH").is_some_and(|path| {
+        std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]).any(|folder| folder.join(tool).exists())
+    });
     if !found {
         eprintln!("skipped: {tool} is not installed");
     }
@@ -229,20 +242,20 @@ pub fn has(tool: &str) -> bool {
 }
 
 /// Runs a tool, which has to succeed within a minute; its output.
-pub fn run(tool: &str, arguments: &[&str]) -> String {
+pub(crate) fn run(tool: &str, arguments: &[&str]) -> String {
     let (good, out) = try_run(tool, arguments);
     assert!(good, "{tool} {arguments:?} failed: {out}");
     out
 }
 
 /// Runs a tool: whether it succeeded, and what it printed.
-pub fn try_run(tool: &str, arguments: &[&str]) -> (bool, String) {
+pub(crate) fn try_run(tool: &str, arguments: &[&str]) -> (bool, String) {
     let out = Command::new("timeout").arg("60").arg(tool).args(arguments).stdin(Stdio::null()).output().unwrap();
     (out.status.success(), String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr))
 }
 
 /// A raw image with data, holes and an odd size; its bytes.
-pub fn image(path: &Path, seed: u64) -> Vec<u8> {
+pub(crate) fn image(path: &Path, seed: u64) -> Vec<u8> {
     let mut random = Random(seed);
     let size = (8 << 20) + 512;
     let mut bytes = vec![0; size];
