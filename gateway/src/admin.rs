@@ -3,6 +3,7 @@
 //! Every handler blocks; long ones report progress and stop when they are told to.
 
 mod answer;
+mod exports;
 mod handlers;
 mod judge;
 mod people;
@@ -14,6 +15,7 @@ pub mod socket;
 pub mod targets;
 
 pub use answer::{Answer, GenerationLine, Report, SiteLine, VolumeLine};
+pub use exports::{ExportLine, ExportRequest};
 pub use handlers::{Admin, watch};
 pub use judge::Fault;
 pub use people::{AccountLine, ApprovalLine, AuditFormat, Proposal, ProposedDocument, TokenLine};
@@ -42,6 +44,9 @@ pub enum AdminError {
     /// A target failed.
     #[error(transparent)]
     Rehydrate(#[from] rehydrate::RehydrateError),
+    /// An export failed.
+    #[error(transparent)]
+    Export(#[from] crate::export::ExportError),
     /// A backup failed.
     #[error(transparent)]
     Backup(#[from] crate::backup::BackupError),

@@ -1,5 +1,6 @@
 //! The command line: parse, ask the daemon or do it here, print.
 
+mod exports;
 mod people;
 mod policy;
 mod proofs;
@@ -7,6 +8,7 @@ mod targets;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
+use exports::ExportCommand;
 use people::{ApprovalCommand, AuditCommand, UserCommand};
 use policy::{AuthorArgs, Format, HolidaysCommand, OverrideCommand, PolicyCommand};
 use proofs::ProofCommand;
@@ -109,6 +111,11 @@ pub(crate) enum Command {
         /// Only say what would be done.
         #[arg(long)]
         plan: bool,
+    },
+    /// Serve generations as block devices (NBD), without rehydrating them.
+    Export {
+        #[command(subcommand)]
+        what: ExportCommand,
     },
     /// Set up where generations are rehydrated to, and keep it at the latest.
     Target {
@@ -324,6 +331,7 @@ fn request_of(command: Command) -> Result<Request> {
             };
             Request::Rehydrate { volume, generation, to, proof: proof.or(quick.then_some(Proof::Changed)), plan }
         }
+        Command::Export { what } => exports::request(what),
         Command::Target { what } => targets::request(what)?,
         Command::Revoke { site } => Request::Revoke { site },
         Command::Backup { to, passphrase_file } => {

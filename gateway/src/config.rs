@@ -32,6 +32,17 @@ pub struct Config {
     pub reserve: u64,
     /// Pages and API; `None`: they are not served.
     pub web: Option<WebConfig>,
+    /// Where other machines may read exports by NBD; `None`: only this machine, by the socket in the state directory.
+    pub export: Option<ExportConfig>,
+}
+
+/// How exports are served to other machines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExportConfig {
+    /// Where.
+    pub listen: SocketAddr,
+    /// A folder with `ca-cert.pem`, `server-cert.pem` and `server-key.pem`: clients have to show a certificate of that authority. `None` only on the loopback.
+    pub tls: Option<PathBuf>,
 }
 
 /// How pages and API are served.
@@ -141,6 +152,14 @@ struct Raw {
     ingress: Option<Spanned<String>>,
     #[serde(default)]
     web: RawWeb,
+    export: Option<RawExport>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawExport {
+    listen: Spanned<String>,
+    tls: Option<PathBuf>,
 }
 
 #[derive(Default, Deserialize)]
@@ -192,6 +211,7 @@ impl Config {
             certificate_validity: Duration::from_secs(days * 86_400),
             reserve: page.whole("reserve_mib", raw.reserve_mib, defaults::RESERVE >> 20, 0..=1 << 30)? << 20,
             web: page.web(raw.web, &beside)?,
+            export: page.export(raw.export, &beside)?,
         })
     }
 
@@ -216,7 +236,9 @@ impl Config {
              # Sealed generations kept of each volume.\n# retention = {}\n\n\
              # Pages and API; listen \"off\": not served. Names: how browsers reach it. Targets: folders below which it may be told\n\
              # from afar to rehydrate. A certificate of your own: `certificate` and `key` (PEM); without, one of the gateway's authority.\n\
-             [web]\n# listen = {:?}\n# names = [\"gateway.example.org\"]\n# targets = [\"/srv/targets\"]\n",
+             [web]\n# listen = {:?}\n# names = [\"gateway.example.org\"]\n# targets = [\"/srv/targets\"]\n\n\
+             # NBD for other machines; `tls` is a folder with ca-cert.pem, server-cert.pem and server-key.pem.\n\
+             # [export]\n# listen = \"[::]:10809\"\n# tls = \"/etc/sluice/nbd\"\n",
             quoted.join(", "),
             defaults::LISTEN,
             defaults::HTTP,
@@ -269,6 +291,21 @@ impl Page<'_> {
             }
             Err(why) => Err(self.refuse("ingress", &raw, why.to_string())),
         }
+    }
+
+    fn export(
+        &self,
+        raw: Option<RawExport>,
+        beside: &impl Fn(PathBuf) -> PathBuf,
+    ) -> Result<Option<ExportConfig>, ConfigError> {
+        let Some(raw) = raw else { return Ok(None) };
+        let text = raw.listen.get_ref();
+        let listen: SocketAddr = text.parse().map_err(|_| self.refuse("listen", &raw.listen, not_an_address(text)))?;
+        if raw.tls.is_none() && !listen.ip().is_loopback() {
+            let why = "whole volumes would travel in the clear to whoever asks: name a folder of certificates as `tls`, or an address of the loopback";
+            return Err(self.refuse("listen", &raw.listen, why));
+        }
+        Ok(Some(ExportConfig { listen, tls: raw.tls.map(beside) }))
     }
 
     fn web(&self, raw: RawWeb, beside: &impl Fn(PathBuf) -> PathBuf) -> Result<Option<WebConfig>, ConfigError> {

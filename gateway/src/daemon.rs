@@ -5,6 +5,7 @@ use crate::admin::{Admin, socket};
 use crate::ca::CaError;
 use crate::config::{Config, defaults};
 use crate::downlink::{self, Downlinks};
+use crate::export;
 use crate::figures::{self, Figures};
 use crate::files::FileError;
 use crate::incoming::Incoming;
@@ -74,6 +75,9 @@ pub enum StartError {
     /// Pages and API cannot be served.
     #[error(transparent)]
     Web(#[from] WebError),
+    /// Exports cannot be served.
+    #[error(transparent)]
+    Export(#[from] export::ServeError),
     /// A metric cannot be registered; a programming error.
     #[error(transparent)]
     Metric(#[from] MetricError),
@@ -144,9 +148,10 @@ impl Daemon {
         let board = Arc::new(Board::default());
         figures::register(&registry, &gateway, &board);
         let sessions = Arc::new(Sessions::default());
-        let stop = gateway.stop.clone();
-        let admin =
-            Admin::of_daemon(gateway.state.clone(), gateway.live.clone(), board.clone(), sessions.clone(), stop);
+        let ends = (&gateway.tasks, &gateway.stop);
+        let exports = export::Server::start(&gateway.state, config.export.as_ref(), ends)?;
+        let (state, live) = (gateway.state.clone(), gateway.live.clone());
+        let admin = Admin::of_daemon(state, live, board.clone(), sessions.clone(), (exports, gateway.stop.clone()));
         let jobs = Arc::new(Jobs::new(gateway.tasks.clone(), gateway.stop.clone()));
         let (mut shown, mut certificates) = (None, None);
         if let (Some(listener), Some(web)) = (pages, config.web.clone()) {

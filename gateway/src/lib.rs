@@ -30,6 +30,7 @@ pub mod daemon;
 mod data;
 mod downlink;
 pub mod enrol;
+pub mod export;
 mod figures;
 pub mod files;
 pub mod fleet;

@@ -9,7 +9,7 @@ use crate::repairs;
 use crate::server::{Gateway, server_config};
 use crate::state::TenantStore;
 use crate::web::Web;
-use dedupe::{Generation, Pace, Progress, StoreError, UnixMillis};
+use dedupe::{Generation, GenerationId, Pace, Progress, StoreError, UnixMillis};
 use look::Language;
 use monitoring::Check;
 use quinn::Endpoint;
@@ -351,8 +351,15 @@ fn words(gateway: &Gateway) -> Said {
 /// Forgets what is older than the last `keep` sealed generations of each volume.
 fn retention(gateway: &Arc<Gateway>, keep: usize) -> Said {
     let (mut forgotten, mut failed) = (0, 0);
+    let exported: Vec<GenerationId> = match gateway.state.catalogue.exports() {
+        Ok(rows) => rows.into_iter().map(|row| row.generation).collect(),
+        Err(error) => {
+            tracing::warn!(%error, "what is exported cannot be read: nothing is forgotten");
+            return Said::new(format!("could not look: {error}"), format!("无法检查：{error}"));
+        }
+    };
     for tenant in gateway.state.open_tenants() {
-        match forget_old(&tenant, keep) {
+        match forget_old(&tenant, keep, &exported) {
             Ok(count) => forgotten += count,
             Err(error) => {
                 failed += 1;
@@ -373,13 +380,14 @@ fn retention(gateway: &Arc<Gateway>, keep: usize) -> Said {
     }
 }
 
-fn forget_old(tenant: &TenantStore, keep: usize) -> Result<usize, StoreError> {
+fn forget_old(tenant: &TenantStore, keep: usize, exported: &[GenerationId]) -> Result<usize, StoreError> {
     let mut forgotten = 0;
     for lineage in tenant.store.lineages()? {
         let generations = tenant.store.generations(lineage.id)?;
         let built_on: Vec<_> = generations.iter().filter(|g| !g.is_sealed()).filter_map(|g| g.parent).collect();
         let sealed: Vec<&Generation> = generations.iter().filter(|generation| generation.is_sealed()).collect();
         let old = sealed.iter().take(sealed.len().saturating_sub(keep)).filter(|old| !built_on.contains(&old.id));
+        let old = old.filter(|old| !exported.contains(&old.id));
         for old in old {
             match tenant.store.forget(old.id) {
                 Ok(()) => forgotten += 1,

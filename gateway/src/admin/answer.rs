@@ -1,5 +1,6 @@
 //! What came of what operators asked for.
 
+use super::exports::ExportLine;
 use super::people::{AccountLine, ApprovalLine, TokenLine};
 use super::policy::PolicyAnswer;
 use super::proofs::ProofAnswer;
@@ -95,6 +96,11 @@ pub enum Answer {
     Authorities {
         /// Number, fingerprint, whether it signs.
         authorities: Vec<(u32, String, bool)>,
+    },
+    /// What is exported.
+    Exports {
+        /// By name; after a start that one.
+        exports: Vec<ExportLine>,
     },
     /// What came of a request about targets.
     Target(TargetAnswer),

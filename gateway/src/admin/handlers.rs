@@ -34,6 +34,8 @@ pub(super) struct Running {
     pub(super) board: Arc<Board>,
     pub(super) sessions: Arc<Sessions>,
     pub(super) runtime: Handle,
+    /// What serves generations as block devices.
+    pub(super) exports: crate::export::Server,
     /// Ends with the daemon.
     pub(super) stop: CancellationToken,
     /// Refusals for want of rights that are written into the audit log, by caller.
@@ -60,10 +62,11 @@ impl Admin {
         live: Arc<Live>,
         board: Arc<Board>,
         sessions: Arc<Sessions>,
-        stop: CancellationToken,
+        (exports, stop): (crate::export::Server, CancellationToken),
     ) -> Admin {
         let refusals = Arc::new(Limiter::keyed(governor::Quota::per_minute(REFUSALS_NOTED)));
-        Admin { state, daemon: Some(Running { live, board, sessions, runtime: Handle::current(), stop, refusals }) }
+        let runtime = Handle::current();
+        Admin { state, daemon: Some(Running { live, board, sessions, runtime, exports, stop, refusals }) }
     }
 
     /// The gateway's time.
@@ -91,6 +94,7 @@ impl Admin {
             Request::Rehydrate { volume, generation, to, proof, plan } => {
                 self.rehydrate(caller, (&volume, &generation), &to, proof, plan, report)
             }
+            Request::Export(request) => self.export(caller, request),
             Request::Target(request) => self.target(caller, request, report),
             Request::Revoke { site } => self.revoke(&site),
             Request::Backup { to, passphrase_file } => {

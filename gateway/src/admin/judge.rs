@@ -5,6 +5,7 @@ use crate::access::accounts::AccountError;
 use crate::access::agreement::{self, Cause};
 use crate::access::{Caller, Right, Via};
 use crate::catalogue::{Approval, CatalogueError, NewAudit, Site, Tenant};
+use crate::export::ExportError;
 use crate::policies::draft::Draft;
 use crate::policies::{self, ChangeError};
 use crate::rehydrate::RehydrateError;
@@ -163,6 +164,7 @@ impl Admin {
                 let detail = format!("generation {generation} to {to}");
                 Subject { detail, ..Subject::new(what, Right::Operate, Some(tenant), volume) }
             }
+            Request::Export(request) => self.export_subject(caller, request)?,
             Request::Target(request) => self.target_subject(caller, request)?,
             Request::Verify { volume, generation } => {
                 let tenant = self.tenant_of_volume(caller, volume)?;
@@ -483,15 +485,23 @@ impl AdminError {
                 Fault::Invalid
             }
             E::TargetExists(_) | E::TargetInUse(..) | E::AmbiguousTarget(_) => Fault::Conflict,
+            E::Export(ExportError::None(_)) => Fault::Missing,
+            E::Export(
+                ExportError::Exists(_) | ExportError::Undecided(_) | ExportError::TooMany | ExportError::NotRunning,
+            ) => Fault::Conflict,
             E::Rehydrate(RehydrateError::Target(_) | RehydrateError::Draft(_) | RehydrateError::Busy(_)) => {
                 Fault::Conflict
             }
             E::Answered(..) | E::Expired(_) | E::Running | E::NoAddress | E::Cancelled => Fault::Conflict,
             E::Stale(_) => Fault::Stale,
             E::Ca(_) => Fault::Conflict,
-            E::State(_) | E::Store(_) | E::Rehydrate(_) | E::Backup(_) | E::AuditBroken(_) | E::Mismatch { .. } => {
-                Fault::Failed
-            }
+            E::State(_)
+            | E::Store(_)
+            | E::Rehydrate(_)
+            | E::Export(_)
+            | E::Backup(_)
+            | E::AuditBroken(_)
+            | E::Mismatch { .. } => Fault::Failed,
         }
     }
 }

@@ -118,6 +118,7 @@ pub fn answer(answer: &Answer) -> String {
             };
             table(&["number", "fingerprint", "role"], &authorities.iter().map(row).collect::<Vec<_>>())
         }
+        Answer::Exports { exports } => super::exports::render(exports),
         Answer::Target(answer) => super::targets::render::answer(answer),
         Answer::Proof(answer) => super::proofs::render(answer),
         Answer::Policy(answer) => super::policy::render::answer(answer),

@@ -1,5 +1,6 @@
 //! What operators ask for.
 
+use super::exports::ExportRequest;
 use super::policy::PolicyRequest;
 use super::proofs::ProofRequest;
 use super::targets::TargetRequest;
@@ -66,6 +67,8 @@ pub enum Request {
     Scrub,
     /// Work with the authorities.
     Authority(Authority),
+    /// Serve generations as block devices.
+    Export(ExportRequest),
     /// Work with targets.
     Target(TargetRequest),
     /// Work with policies, and report what lines were used for.
@@ -144,6 +147,7 @@ impl Request {
                 | Request::Authority(Authority::List)
                 | Request::Gc { plan: true }
                 | Request::Rehydrate { plan: true, .. }
+                | Request::Export(ExportRequest::List)
                 | Request::Target(
                     TargetRequest::List
                         | TargetRequest::Test { .. }

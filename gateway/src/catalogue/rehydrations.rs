@@ -1,7 +1,8 @@
-//! What the catalogue keeps of targets, of runs onto them, and of standing orders. Rows are JSON: they hold settings of many kinds, and a person with a
+//! What the catalogue keeps of targets, of runs onto them, of standing orders and of exports. Rows are JSON: they hold settings of many kinds, and a person with a
 //! damaged gateway may have to read what lies in a cloud.
 
 use super::{Catalogue, CatalogueError, NewProof, Table};
+use crate::export::ExportRow;
 use crate::rehydrate::places::Place;
 use crate::rehydrate::runs::{Phase, Proven, Run, Standing};
 use dedupe::{LineageId, RunId, TenantId};
@@ -16,7 +17,10 @@ const RUNS: Table = TableDefinition::new("runs_v1");
 /// Tenant, lineage and name of a target to [`Standing`].
 const STANDING: Table = TableDefinition::new("standing_v1");
 
-pub(super) const TABLES: [Table; 3] = [TARGETS, RUNS, STANDING];
+/// Name to [`ExportRow`].
+const EXPORTS: Table = TableDefinition::new("exports_v1");
+
+pub(super) const TABLES: [Table; 4] = [TARGETS, RUNS, STANDING, EXPORTS];
 
 /// Runs that are over and still known, of the whole gateway: a year of 40 volumes a night would be 14,600.
 const MOST_OVER: usize = 5000;
@@ -121,6 +125,23 @@ impl Catalogue {
         let found = commit.open_table(STANDING)?.remove(standing_key(tenant, lineage, target).as_slice())?.is_some();
         commit.commit()?;
         Ok(found)
+    }
+
+    /// All exports, by name.
+    pub fn exports(&self) -> Result<Vec<ExportRow>, CatalogueError> {
+        self.all_json(EXPORTS, "exports")
+    }
+
+    /// Adds an export or changes it.
+    pub fn put_export(&self, row: &ExportRow) -> Result<(), CatalogueError> {
+        self.put_json(EXPORTS, row.name.as_bytes(), row)
+    }
+
+    /// Removes an export.
+    pub fn remove_export(&self, name: &str) -> Result<(), CatalogueError> {
+        let commit = self.database.begin_write()?;
+        commit.open_table(EXPORTS)?.remove(name.as_bytes())?;
+        Ok(commit.commit()?)
     }
 
     fn all_json<T: DeserializeOwned>(&self, table: Table, name: &'static str) -> Result<Vec<T>, CatalogueError> {

@@ -6,6 +6,7 @@ mod api;
 mod client;
 mod commands;
 mod edge;
+mod exports;
 mod fuzz;
 mod generations;
 mod identities;

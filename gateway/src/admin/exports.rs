@@ -1,0 +1,162 @@
+//! Exports: generations as block devices.
+
+use super::judge::Subject;
+use super::{Admin, AdminError, Answer};
+use crate::access::{Caller, Right};
+use crate::catalogue::check_name;
+use crate::export::{ExportError, ExportRow, SOCKET, Server};
+use crate::text::{moment, table};
+use dedupe::UnixMillis;
+use serde::{Deserialize, Serialize};
+
+/// What to do with exports.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ExportRequest {
+    /// List them.
+    List,
+    /// Serve a generation.
+    Start {
+        /// `SITE/VOLUME` or `TENANT/SITE/VOLUME`.
+        volume: String,
+        /// `latest`, a number, or an id.
+        generation: String,
+        /// Its name; `None`: made from site, volume and number.
+        name: Option<String>,
+        /// Whether it takes writes, into an overlay.
+        writable: bool,
+    },
+    /// Serve it no more.
+    Stop {
+        /// Its name.
+        name: String,
+        /// Whether what was written is kept; `None`: nothing was to be written.
+        keep: Option<bool>,
+    },
+}
+
+/// An export.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ExportLine {
+    /// Its name.
+    pub name: String,
+    /// The volume: `TENANT/SITE/VOLUME`.
+    pub volume: String,
+    /// The generation's number.
+    pub number: u64,
+    /// Whether it takes writes.
+    pub writable: bool,
+    /// Whether it is served now.
+    pub served: bool,
+    /// Where: NBD URIs, for this machine and for others.
+    pub uris: Vec<String>,
+    /// Who asked for it.
+    pub by: String,
+    /// Since when.
+    #[schema(value_type = u64)]
+    pub since: UnixMillis,
+}
+
+impl Admin {
+    pub(super) fn export(&self, caller: &Caller, request: ExportRequest) -> Result<Answer, AdminError> {
+        match request {
+            ExportRequest::List => {
+                let mut exports = Vec::new();
+                for row in self.state.catalogue.exports()? {
+                    if self.tenant_seen(caller, row.tenant)?.is_some() {
+                        exports.push(self.export_line(row));
+                    }
+                }
+                Ok(Answer::Exports { exports })
+            }
+            ExportRequest::Start { volume, generation, name, writable } => {
+                let server = self.export_server()?;
+                let (store, found) = self.find_generation(&volume, &generation)?;
+                let (_, lineage) = self.find_volume(&volume)?;
+                let image = self.image_of(&store, &lineage)?;
+                let name = name.unwrap_or_else(|| format!("{}.{}.{}", image.site, image.volume, found.number));
+                check_name(&name)?;
+                let row = ExportRow {
+                    name,
+                    tenant: store.id,
+                    volume: format!("{}/{}/{}", image.tenant, image.site, image.volume),
+                    lineage: lineage.id,
+                    generation: found.id,
+                    number: found.number,
+                    writable,
+                    served: true,
+                    by: caller.name.clone(),
+                    since: self.state.now(),
+                };
+                let row = server.add(&self.state, row)?;
+                Ok(Answer::Exports { exports: vec![self.export_line(row)] })
+            }
+            ExportRequest::Stop { name, keep } => {
+                self.export_server()?.stop(&self.state, &name, keep)?;
+                Ok(Answer::Done { what: format!("export {name} is served no more") })
+            }
+        }
+    }
+
+    pub(super) fn export_subject(&self, caller: &Caller, request: &ExportRequest) -> Result<Subject, AdminError> {
+        match request {
+            ExportRequest::List => Ok(Subject::new(None, Right::See, None, "")),
+            ExportRequest::Start { volume, generation, writable, .. } => {
+                let tenant = self.tenant_of_volume(caller, volume)?;
+                let detail = format!("generation {generation}{}", if *writable { ", with an overlay" } else { "" });
+                Ok(Subject { detail, ..Subject::new(Some("export.start"), Right::Operate, Some(tenant), volume) })
+            }
+            ExportRequest::Stop { name, .. } => {
+                let missing = || ExportError::None(crate::text::printable(name));
+                let row = self.state.catalogue.exports()?.into_iter().find(|row| row.name == *name);
+                let row = row.ok_or_else(missing)?;
+                let tenant = self.tenant_seen(caller, row.tenant)?.ok_or_else(missing)?;
+                let detail = row.volume;
+                Ok(Subject { detail, ..Subject::new(Some("export.stop"), Right::Operate, Some(tenant), name) })
+            }
+        }
+    }
+
+    fn export_server(&self) -> Result<&Server, AdminError> {
+        let daemon = self.daemon.as_ref().ok_or(ExportError::NotRunning)?;
+        Ok(&daemon.exports)
+    }
+
+    fn export_line(&self, row: ExportRow) -> ExportLine {
+        let socket = self.state.folder().join(SOCKET);
+        let mut uris = vec![format!("nbd+unix:///{}?socket={}", row.name, socket.display())];
+        if let Some(daemon) = &self.daemon
+            && let Some(address) = daemon.exports.address
+        {
+            let scheme = if daemon.exports.is_encrypted { "nbds" } else { "nbd" };
+            uris.push(format!("{scheme}://{address}/{}", row.name));
+        }
+        ExportLine {
+            name: row.name,
+            volume: row.volume,
+            number: row.number,
+            writable: row.writable,
+            served: row.served,
+            uris: if row.served { uris } else { Vec::new() },
+            by: row.by,
+            since: row.since,
+        }
+    }
+}
+
+/// Exports for people.
+pub(super) fn render(exports: &[ExportLine]) -> String {
+    if exports.is_empty() {
+        return "Nothing is exported; `sluice-gateway export start --volume SITE/VOLUME` serves a generation.\n".into();
+    }
+    let row = |line: &ExportLine| {
+        let state = match (line.served, line.writable) {
+            (true, true) => "served, takes writes",
+            (true, false) => "served, read-only",
+            (false, _) => "kept, not served",
+        };
+        let uri = line.uris.last().cloned().unwrap_or_default();
+        vec![line.name.clone(), line.volume.clone(), line.number.to_string(), state.into(), moment(line.since), uri]
+    };
+    table(&["name", "volume", "generation", "state", "since", "where"], &exports.iter().map(row).collect::<Vec<_>>())
+}
