@@ -140,7 +140,7 @@ impl Store {
 
     /// Looks what nothing names, and what is mostly unused.
     pub fn gc_plan(&self, progress: &Progress) -> Result<GcPlan, StoreError> {
-        lock(&self.known).referred.clear();
+        lock(&self.known).begin_marking();
         let listed = self.storage.list()?;
         let used = self.used(progress)?;
         let mut plan = GcPlan::default();
@@ -188,7 +188,10 @@ impl Store {
         Ok(used)
     }
 
-    fn each_row(&self, mut each: impl FnMut([u8; 32], SlabRow) -> Result<(), StoreError>) -> Result<(), StoreError> {
+    pub(crate) fn each_row(
+        &self,
+        mut each: impl FnMut([u8; 32], SlabRow) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         // In batches, so that no read transaction lives for hours and keeps the index from reusing its pages.
         const BATCH: usize = 1024;
         let mut from = [0; 32];
@@ -235,10 +238,16 @@ impl Store {
     }
 
     /// One pack with every lineage, generation and draft as it is now: the packs that said so before may go.
-    fn checkpoint_records(&self) -> Result<(), StoreError> {
-        let mut context = pack::fast_context();
+    pub(crate) fn checkpoint_records(&self) -> Result<(), StoreError> {
         let transaction = self.db.begin_write()?;
-        let mut meta = self.meta_pack(&transaction)?;
+        self.checkpoint_in(&transaction)?;
+        Ok(transaction.commit()?)
+    }
+
+    /// The same, as a part of a commit.
+    pub(crate) fn checkpoint_in(&self, transaction: &redb::WriteTransaction) -> Result<(), StoreError> {
+        let mut context = pack::fast_context();
+        let mut meta = self.meta_pack(transaction)?;
         meta.note(Entry::Checkpoint);
         {
             for row in transaction.open_table(index::LINEAGES)?.iter()? {
@@ -268,16 +277,28 @@ impl Store {
                     meta.note(Entry::Slab { lineage, slab, order, subtree: [0; 32], zero: true });
                 }
             }
-            self.add_meta(&transaction, meta)?;
+            self.add_meta(transaction, meta)?;
         }
-        Ok(transaction.commit()?)
+        Ok(())
     }
 
     /// Lets go of packs and deletes them, except those that somebody refers to by now.
-    fn remove(&self, mut packs: Vec<(PackClass, PackId)>, pace: Pace) -> Result<u64, StoreError> {
+    fn remove(&self, packs: Vec<(PackClass, PackId)>, pace: Pace) -> Result<u64, StoreError> {
+        Ok(self.remove_marked(packs, None, pace)?.map_or(0, |(_, bytes)| bytes))
+    }
+
+    /// The same for packs that the sweep of this number found; `None`, and nothing is done, when another one began since. Returns packs and bytes.
+    pub(crate) fn remove_marked(
+        &self,
+        mut packs: Vec<(PackClass, PackId)>,
+        marking: Option<u64>,
+        pace: Pace,
+    ) -> Result<Option<(u64, u64)>, StoreError> {
         let spell = pace.begin();
         let transaction = self.db.begin_write()?;
-        lock(&self.known).doom(&mut packs);
+        if !lock(&self.known).doom(&mut packs, marking) {
+            return Ok(None);
+        }
         // Oldest first: what says that a draft was discarded is younger than the draft's records and must outlive them.
         let mut by_age = Vec::with_capacity(packs.len());
         {
@@ -295,17 +316,17 @@ impl Store {
         transaction.commit()?;
         crate::crash_point("dedupe.gc.unlinked");
         self.drop_caches();
-        let mut freed = 0;
+        let (count, mut freed) = (by_age.len() as u64, 0);
         for (_, class, pack) in by_age {
             freed += self.storage.len(pack, class).unwrap_or(0);
             self.storage.delete(pack, class)?;
         }
         spell.rest();
-        Ok(freed)
+        Ok(Some((count, freed)))
     }
 
-    /// Moves what is in use of these packs into new ones, slab by slab.
-    fn rewrite(&self, thin: &HashSet<PackId>, pace: Pace, progress: &Progress) -> Result<(), StoreError> {
+    /// Moves what is in use of these packs, of data or of records, into new ones, slab by slab.
+    pub(crate) fn rewrite(&self, thin: &HashSet<PackId>, pace: Pace, progress: &Progress) -> Result<(), StoreError> {
         let mut rows = Vec::new();
         self.each_row(|key, row| {
             rows.extend(row.place.map(|place| (key, place)));
@@ -337,7 +358,7 @@ impl Store {
         for (key, place) in batch {
             let record = self.record(PackClass::Meta, *place)?;
             let mut slab = Slab::decode(&record).ok_or(StoreError::Corrupt("a slab record"))?;
-            if !slab.pieces.iter().any(|piece| thin.contains(&piece.place.pack)) {
+            if !thin.contains(&place.pack) && !slab.pieces.iter().any(|piece| thin.contains(&piece.place.pack)) {
                 continue;
             }
             for piece in slab.pieces.iter_mut().filter(|piece| thin.contains(&piece.place.pack)) {
@@ -405,7 +426,7 @@ impl Store {
         if total <= budget {
             return Ok(0);
         }
-        lock(&self.known).referred.clear();
+        lock(&self.known).begin_marking();
         let kept = self.packs_unsent(unsent)?;
         packs.sort_unstable();
         let mut victims = Vec::new();

@@ -78,6 +78,7 @@ impl Store {
         for (commit, metas) in commits {
             for (pack, footer) in metas {
                 packs.push((PackClass::Meta, pack, commit));
+                let lists_all = footer.iter().any(|(entry, _)| *entry == Entry::Checkpoint);
                 for (entry, place) in footer {
                     match entry {
                         Entry::Lineage => {
@@ -107,6 +108,10 @@ impl Store {
                         }
                         Entry::Chunk(_) | Entry::Commit(_) => {}
                     }
+                }
+                if lists_all {
+                    // What it does not list was forgotten for good: rows of before must not come back with it.
+                    slabs.retain(|key, _| lineages.contains_key(&key[..16]));
                 }
             }
         }

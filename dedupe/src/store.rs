@@ -64,15 +64,30 @@ pub(crate) struct Known {
     pub(crate) referred: HashSet<PackId>,
     /// Packs that were swept or evicted: never to be found again, though their files may be there for a moment still.
     pub(crate) doomed: HashSet<PackId>,
+    /// Sweeps that began.
+    markings: u64,
 }
 
 impl Known {
+    /// A sweep begins: from now on what is referred to is noted. Returns which sweep it is.
+    pub(crate) fn begin_marking(&mut self) -> u64 {
+        self.referred.clear();
+        self.markings += 1;
+        self.markings
+    }
+
     /// Takes packs out of reach for good; those that somebody refers to stay and are taken out of the list.
-    pub(crate) fn doom(&mut self, packs: &mut Vec<(PackClass, PackId)>) {
+    ///
+    /// `marking`: the sweep that found them. When another one began since, nothing is taken and the answer is `false`.
+    pub(crate) fn doom(&mut self, packs: &mut Vec<(PackClass, PackId)>, marking: Option<u64>) -> bool {
+        if marking.is_some_and(|marking| marking != self.markings) {
+            return false;
+        }
         packs.retain(|(_, pack)| !self.pinned.contains_key(pack) && !self.referred.contains(pack));
         self.doomed.extend(packs.iter().map(|(_, pack)| *pack));
         self.chunks.clear();
         self.footers.clear();
+        true
     }
 }
 
@@ -94,6 +109,7 @@ impl Store {
             pinned: HashMap::new(),
             referred: HashSet::new(),
             doomed: HashSet::new(),
+            markings: 0,
         };
         let slabs = Mutex::new(Cache::new(options.record_cache / 2));
         let chunks = Mutex::new(Cache::new(options.record_cache / 4));

@@ -482,3 +482,74 @@ fn a_full_disk_loses_nothing_and_the_capture_goes_on_when_there_is_room() {
     assert_eq!(read(&store, target.id), volume);
     assert_eq!(store.scrub(Pace(1.0), &Progress::default()).expect("scrub"), []);
 }
+
+#[test]
+fn an_erased_lineage_leaves_nothing_in_any_pack_takes_nothing_from_others_and_does_not_come_back() {
+    let mut end = End::new();
+    let (gone, stays) = (lineage("gone"), lineage("stays"));
+    let mut random = Random(11);
+    let mut shared = vec![0; 3 << 20];
+    random.fill(&mut shared);
+    let grow = |store: &Arc<Store>, line: &Lineage, parent, bytes: &[u8]| {
+        store.put_lineage(line).expect("lineage");
+        let draft = store.draft(new(line.id, parent, bytes.len())).expect("draft");
+        capture(&draft, bytes);
+        draft.seal(UnixMillis(2)).expect("seal").id
+    };
+    let volume = |own: u64| {
+        let mut bytes = shared.clone();
+        bytes.resize(SLAB + (4 << 20), 0);
+        Random(own).fill(&mut bytes[shared.len()..8 << 20]);
+        bytes
+    };
+    // The one that goes comes first, so that the other's shared chunks lie in its packs.
+    let first = grow(&end.store, &gone, None, &volume(1));
+    let others = volume(2);
+    let kept = grow(&end.store, &stays, None, &others);
+    let second = grow(&end.store, &gone, Some(first), &volume(3));
+    // A draft of it, and a sweep that has written one pack of records about both.
+    let draft = end.store.draft(new(gone.id, Some(second), SLAB)).expect("draft");
+    capture(&draft, &volume(4)[..SLAB]);
+    draft.checkpoint().expect("checkpoint");
+    drop(draft);
+    let progress = Progress::default();
+    end.store.gc(&end.store.gc_plan(&progress).expect("plan"), Pace(1.0), &progress).expect("gc");
+
+    let footprint = end.store.footprint(&[gone.id], &progress).expect("footprint");
+    assert!(footprint.shared_bytes > 0 && footprint.shared_bytes < footprint.bytes, "{footprint:?}");
+    end.store.forget_lineages(&[gone.id]).expect("forget");
+    end.store.forget_lineages(&[gone.id]).expect("that it is gone already is no error");
+    assert!(
+        end.store.lineage(gone.id).expect("lineage").is_none() && end.store.generation(second).expect("it").is_none()
+    );
+    let left = end.store.leftovers(&progress).expect("leftovers");
+    assert!(left.chunks > 0 && left.records > 0, "forgetting alone erases nothing: {left:?}");
+
+    // A rebuild from packs that still hold it does not take it up again.
+    let rebuilt = |end: &End| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let packs = Arc::new(LocalPacks::open(&end.dir.path().join("packs")).expect("packs"));
+        let index = folder.path().join("index.redb");
+        (Store::rebuild(&index, packs, keys(), options(), &Progress::default()).expect("rebuild"), folder)
+    };
+    let check = |store: &Arc<Store>, others: &[u8]| {
+        let ids: Vec<_> = store.lineages().expect("lineages").iter().map(|line| line.id).collect();
+        assert_eq!(ids, [stays.id]);
+        assert_eq!(store.footprint(&[gone.id], &Progress::default()).expect("footprint").chunks, 0, "no row came back");
+        assert!(read(store, kept) == others, "the other one is what it was");
+    };
+    check(&rebuilt(&end).0, &others);
+
+    let purged = end.store.purge(Pace(1.0), &progress).expect("purge");
+    assert!(purged.packs > 0 && purged.bytes > footprint.bytes - footprint.shared_bytes, "{purged:?}");
+    let left = end.store.leftovers(&progress).expect("leftovers");
+    assert!(left.is_nothing() && left.live > 0, "{left:?}");
+    let again = end.store.purge(Pace(1.0), &progress).expect("again");
+    assert!(again.bytes < 1 << 20, "only what lists what there is is written anew: {again:?}");
+    check(&end.store, &others);
+    check(&rebuilt(&end).0, &others);
+    end.reopen();
+    let third = grow(&end.store, &stays, Some(kept), &volume(5));
+    assert!(read(&end.store, third) == volume(5), "the store goes on");
+    assert!(end.store.leftovers(&progress).expect("leftovers").is_nothing());
+}
