@@ -11,9 +11,11 @@ pub mod policy;
 mod proofs;
 pub mod render;
 mod request;
+mod retention;
 pub mod socket;
 pub mod targets;
 
+pub use crate::catalogue::Term;
 pub use answer::{Answer, GenerationLine, Report, SiteLine, VolumeLine};
 pub use exports::{ExportLine, ExportRequest};
 pub use handlers::{Admin, watch};
@@ -23,6 +25,7 @@ pub use policy::{Bending, PolicyAnswer, PolicyRequest, Signature};
 pub use proofs::{ProofAnswer, ProofLine, ProofRequest, StatementKeyLine};
 pub use request::{AccountRequest, Authority, Request};
 pub use targets::{TargetAnswer, TargetRequest};
+pub use retention::{LockLine, On, PendingLine, RetentionAnswer, RetentionRequest};
 
 use crate::rehydrate;
 
@@ -131,6 +134,9 @@ pub enum AdminError {
     /// There is nothing under that number.
     #[error("nothing waits for approval under number {0}; `sluice-gateway approval list` shows what does")]
     NoApproval(u64),
+    /// Something is kept, or not deleted.
+    #[error(transparent)]
+    Retention(#[from] crate::retention::RetentionError),
     /// There is no proof under that number.
     #[error("there is no proof {0}; `sluice-gateway proof list` lists those that there are")]
     NoProof(u64),

@@ -10,6 +10,7 @@
 //!   draft        schedules in the making: what a document and an edit of it come to
 //!   volumes      volumes and generations: look, compare, verify, rehydrate
 //!   jobs         long work, with progress
+//!   retention    locks, and what is to be deleted
 //!   proofs       what the gateway states and signs
 //!   people       accounts, API tokens, approvals, audit log
 //!   system       tenants, workers, grants, authorities, settings
@@ -25,6 +26,7 @@ pub(crate) mod people;
 pub(crate) mod policy;
 pub mod problem;
 pub(crate) mod proofs;
+pub(crate) mod retention;
 mod session;
 pub(crate) mod sites;
 pub(crate) mod system;
@@ -71,6 +73,7 @@ const PER_PAGE: u32 = 100;
         (name = "policy", description = "What lines may be used for"),
         (name = "volumes", description = "Volumes and their generations"),
         (name = "jobs", description = "Long work"),
+        (name = "retention", description = "What may not be deleted, and what is to be"),
         (name = "proofs", description = "What the gateway states and signs for whoever asks later"),
         (name = "people", description = "Accounts, approvals, audit log"),
         (name = "system", description = "The gateway itself")
@@ -88,6 +91,7 @@ fn routes() -> OpenApiRouter<Arc<Web>> {
         .merge(volumes::routes())
         .merge(jobs::routes())
         .merge(people::routes())
+        .merge(retention::routes())
         .merge(proofs::routes())
         .merge(system::routes())
 }

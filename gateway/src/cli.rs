@@ -5,6 +5,7 @@ mod people;
 mod policy;
 mod proofs;
 mod targets;
+mod retention;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
@@ -12,6 +13,7 @@ use exports::ExportCommand;
 use people::{ApprovalCommand, AuditCommand, UserCommand};
 use policy::{AuthorArgs, Format, HolidaysCommand, OverrideCommand, PolicyCommand};
 use proofs::ProofCommand;
+use retention::{GenerationCommand, RetentionCommand, SiteCommand};
 use sluice_gateway::admin::socket::{self, AskError};
 use sluice_gateway::admin::{Admin, Answer, Authority, PolicyAnswer, PolicyRequest, Report, Request, render};
 use sluice_gateway::config::{Config, ConfigError, check_announced, defaults};
@@ -240,6 +242,21 @@ pub(crate) enum Command {
     },
     /// Print the description of the API, OpenAPI 3.1.
     Openapi,
+    /// Locks on what was kept, and what is to be deleted.
+    Retention {
+        #[command(subcommand)]
+        what: RetentionCommand,
+    },
+    /// Delete a generation by hand.
+    Generation {
+        #[command(subcommand)]
+        what: GenerationCommand,
+    },
+    /// End a site.
+    Site {
+        #[command(subcommand)]
+        what: SiteCommand,
+    },
     /// List, print and verify proofs: what this gateway states and signs for whoever asks later.
     Proof {
         #[command(subcommand)]
@@ -355,6 +372,9 @@ fn request_of(command: Command) -> Result<Request> {
         Command::Status => Request::Status,
         Command::Verify { volume, generation } => Request::Verify { volume, generation },
         Command::User { what } => people::user_request(what),
+        Command::Retention { what } => retention::request(what)?,
+        Command::Generation { what } => retention::forget(what),
+        Command::Site { what } => retention::site(what),
         Command::Approval { what } => people::approval_request(what),
         Command::Audit { what: AuditCommand::Check } => Request::AuditCheck,
         Command::Audit { what: AuditCommand::Export { .. } }

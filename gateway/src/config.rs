@@ -22,6 +22,8 @@ pub struct Config {
     pub decode_workers: usize,
     /// Sealed generations that are kept of each volume; older ones are forgotten.
     pub retention: usize,
+    /// How long after a second person agreed something is given up for good.
+    pub deletion_delay: Duration,
     /// Where packs lie, a folder per tenant; `None`: in the state directory.
     pub packs: Option<PathBuf>,
     /// Validity of an edge's certificate. Edges renew after two thirds.
@@ -123,6 +125,10 @@ pub mod defaults {
     pub const WEB: &str = "127.0.0.1:9443";
     /// A month of nightly generations.
     pub const RETENTION: usize = 30;
+    /// Hours between a second person's word and a deletion: a week holds a holiday, in which somebody notices.
+    pub const DELETION_DELAY: u64 = 7 * 24;
+    /// Shortest: a day, so that whoever sleeps now can still cancel.
+    pub const MIN_DELETION_DELAY: u64 = 24;
     /// A branch that is cut off for a month still gets back in: it renews with 30 days to go.
     pub const CERTIFICATE_DAYS: u64 = 90;
     /// Shortest validity that makes sense: a renewal must survive a long weekend.
@@ -146,6 +152,7 @@ struct Raw {
     http: Option<Spanned<String>>,
     decode_workers: Option<Spanned<i64>>,
     retention: Option<Spanned<i64>>,
+    deletion_delay_hours: Option<Spanned<i64>>,
     packs: Option<PathBuf>,
     certificate_days: Option<Spanned<i64>>,
     reserve_mib: Option<Spanned<i64>>,
@@ -207,6 +214,14 @@ impl Config {
                 1..=defaults::MAX_DECODE_WORKERS as u64,
             )? as usize,
             retention: page.whole("retention", raw.retention, defaults::RETENTION as u64, 1..=1_000_000)? as usize,
+            deletion_delay: Duration::from_secs(
+                3600 * page.whole(
+                    "deletion_delay_hours",
+                    raw.deletion_delay_hours,
+                    defaults::DELETION_DELAY,
+                    defaults::MIN_DELETION_DELAY..=365 * 24,
+                )?,
+            ),
             packs: raw.packs.map(beside),
             certificate_validity: Duration::from_secs(days * 86_400),
             reserve: page.whole("reserve_mib", raw.reserve_mib, defaults::RESERVE >> 20, 0..=1 << 30)? << 20,
@@ -234,6 +249,7 @@ impl Config {
              # Parcels decoded at once, up to {} MiB of memory each.\n# decode_workers = {}\n\n\
              # What this gateway's own line carries: shared among the edges that have work.\n# ingress = \"100 Mbit/s\"\n\n\
              # Sealed generations kept of each volume.\n# retention = {}\n\n\
+             # Hours between the word of a second person and a deletion.\n# deletion_delay_hours = {}\n\n\
              # Pages and API; listen \"off\": not served. Names: how browsers reach it. Targets: folders below which it may be told\n\
              # from afar to rehydrate. A certificate of your own: `certificate` and `key` (PEM); without, one of the gateway's authority.\n\
              [web]\n# listen = {:?}\n# names = [\"gateway.example.org\"]\n# targets = [\"/srv/targets\"]\n\n\
@@ -245,6 +261,7 @@ impl Config {
             crate::ingest::WORKER_MEMORY >> 20,
             default_workers(),
             defaults::RETENTION,
+            defaults::DELETION_DELAY,
             defaults::WEB,
         )
     }
@@ -495,6 +512,7 @@ mod tests {
             refused("http = \"yes\""),
             "/etc/sluice/gateway.toml, line 1: `http`: `yes` is not an address and port; write one as in \"127.0.0.1:9470\" or \"[::]:9470\", or \"off\""
         );
+        assert!(refused("deletion_delay_hours = 23").ends_with("`deletion_delay_hours`: must be from 24 to 8760"));
         assert!(refused("certificate_days = 1").ends_with("`certificate_days`: must be from 7 to 825"));
         assert_eq!(
             refused("[web]\nlisten = \"0.0.0.0:9443\"\ntls = \"off\""),

@@ -146,6 +146,7 @@ impl Daemon {
         blocking(move || open_stores(&shared)).await?;
 
         let board = Arc::new(Board::default());
+        Metrics::register_pending(&registry, &gateway.state)?;
         figures::register(&registry, &gateway, &board);
         let sessions = Arc::new(Sessions::default());
         let ends = (&gateway.tasks, &gateway.stop);

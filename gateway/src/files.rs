@@ -76,6 +76,31 @@ pub(crate) fn remove(path: &Path) -> Result<(), FileError> {
     }
 }
 
+/// Overwrites a file, syncs that, and removes it; that it is gone already is no error.
+///
+/// What a disk or a file system keeps of the blocks that were overwritten is out of reach: the key should lie on an encrypted disk.
+pub(crate) fn destroy(path: &Path) -> Result<(), FileError> {
+    let overwrite = || -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).open(path)?;
+        let len = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX).min(1 << 20);
+        file.write_all(&vec![0; len])?;
+        file.sync_all()
+    };
+    match overwrite() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        overwritten => overwritten.map_err(FileError::on("overwrite", path))?,
+    }
+    remove(path)
+}
+
+/// Removes a folder and all in it, durably; that it is gone already is no error.
+pub(crate) fn remove_folder(path: &Path) -> Result<(), FileError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.and_then(|()| sync_folder_of(path)).map_err(FileError::on("remove", path)),
+    }
+}
+
 /// A folder for its owner alone, with those above it.
 pub(crate) fn private_folder(path: &Path) -> Result<(), FileError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(FileError::on("make the folder", path))
@@ -118,7 +143,11 @@ mod tests {
         assert_eq!(read(&path).unwrap(), b"new");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
-        remove(&path).unwrap();
+        let linked = dir.path().join("linked");
+        fs::hard_link(&path, &linked).unwrap();
+        destroy(&path).unwrap();
+        assert_eq!(fs::read(&linked).unwrap(), [0; 3], "it was overwritten in its place");
+        destroy(&path).unwrap();
         remove(&path).unwrap();
         let missing = read(&path).unwrap_err().to_string();
         assert!(missing.starts_with("cannot read /") && missing.contains("No such file"), "{missing}");

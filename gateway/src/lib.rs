@@ -10,6 +10,7 @@
 //!   telemetry, scrape               what edges tell of themselves; their pages for Prometheus
 //!   figures, windows                what the gateway itself knows of each site and volume, for Prometheus
 //!   proofs                          what the gateway states and signs for whoever asks in years
+//!   retention                       what may not be deleted, what is to be, and how a site ends
 //!   rehydrate                       a generation ──► a file or block device
 //!   admin                           one request enum, handled in one place, over a socket or in the command's own process
 //!   access                          who may do what, and what needs a second person
@@ -45,6 +46,7 @@ pub mod policies;
 pub mod proofs;
 pub mod rehydrate;
 mod repairs;
+pub mod retention;
 mod scrape;
 mod server;
 mod session;

@@ -10,6 +10,9 @@ use wire::message::Refusal;
 /// Upper bounds of the seconds that a parcel takes: from a small delta to 64 MiB of seed on a slow disk.
 const INGEST_SECONDS: [f64; 10] = [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 20.0];
 
+/// Milliseconds after which something that was due and is not done is late: the worker comes each hour, and a large store takes some.
+const LATE: u64 = 6 * 3_600_000;
+
 /// Counted where things happen.
 #[derive(Debug)]
 pub struct Metrics {
@@ -37,6 +40,8 @@ pub struct Metrics {
     pub damages: IntCounter,
     /// Those that were mended, from a second copy here or with the edge's blocks.
     pub mended: IntCounter,
+    /// Generations that locks hold, as of the last look.
+    pub locked: IntGauge,
     /// Bytes that packs take, per tenant.
     store_bytes: IntGaugeVec,
     /// Generations and drafts, per tenant.
@@ -87,9 +92,33 @@ impl Metrics {
                 "sluice_gateway_damages_mended_total",
                 "Damages that were mended: from a second copy here, or with blocks that an edge sent.",
             )?,
+            locked: registry
+                .gauge("sluice_gateway_locked_generations", "Generations that locks hold, as of the last look.")?,
             store_bytes: registry.gauges("sluice_gateway_store_bytes", "Bytes of packs.", &["tenant", "class"])?,
             generations: registry.gauges("sluice_gateway_generations", "Generations and drafts kept.", &["tenant"])?,
         }))
+    }
+
+    /// What was agreed on and waits for its time, read when somebody asks.
+    pub fn register_pending(registry: &Registry, state: &Arc<State>) -> Result<(), MetricError> {
+        let pending = |state: &State, late: bool| {
+            let now = state.now().0;
+            let open = state.catalogue.pendings().unwrap_or_default().into_iter().filter(|pending| pending.is_open());
+            open.filter(|pending| !late || pending.due.0 + LATE < now).count() as f64
+        };
+        let (all, late) = (state.clone(), state.clone());
+        registry.read_gauge(
+            "sluice_gateway_deletions_pending",
+            "Deletions, unlocks and decommissionings that were agreed on and wait for their time.",
+            &[],
+            move || pending(&all, false),
+        )?;
+        registry.read_gauge(
+            "sluice_gateway_deletions_late",
+            "Those of them whose time came more than six hours ago.",
+            &[],
+            move || pending(&late, true),
+        )
     }
 
     /// Counts a refusal.

@@ -100,6 +100,8 @@ pub struct State {
     pub time: Arc<KnownTime>,
     /// Validity of an edge's certificate.
     pub certificate_validity: Duration,
+    /// How long after a second person agreed something is given up for good.
+    pub deletion_delay: Duration,
     /// What edges told of themselves last.
     pub telemetry: Telemetry,
     /// Generations that are kept of each volume.
@@ -107,6 +109,7 @@ pub struct State {
     tenants: Mutex<HashMap<TenantId, Arc<TenantStore>>>,
     /// What is being rehydrated where.
     runs: Arc<Mutex<HashSet<RunsOf>>>,
+    keeping: Mutex<()>,
 }
 
 /// A volume on its way to a target: one run at a time.
@@ -179,11 +182,35 @@ impl State {
             statement_key,
             time,
             certificate_validity: config.certificate_validity,
+            deletion_delay: config.deletion_delay,
             telemetry,
             retention: config.retention,
             tenants: Mutex::default(),
             runs: Arc::default(),
+            keeping: Mutex::default(),
         }))
+    }
+
+    /// Held by whoever sets a lock, and by whoever deletes a sealed generation from asking the locks until it is gone.
+    pub(crate) fn keeping(&self) -> MutexGuard<'_, ()> {
+        // What it guards is on disk and whole whoever panicked.
+        self.keeping.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Destroys a tenant's key, then its packs and index. `false`, and nothing is done: somebody uses the store. Can be done again. Blocks.
+    pub(crate) fn destroy_tenant(&self, id: TenantId) -> Result<bool, StateError> {
+        let mut tenants = self.tenants.lock().expect("no thread panics while it opens a store");
+        let is_used = |open: &Arc<TenantStore>| Arc::strong_count(open) > 1 || Arc::strong_count(&open.store) > 1;
+        if tenants.get(&id).is_some_and(is_used) {
+            return Ok(false);
+        }
+        tenants.remove(&id);
+        let folder = self.tenant_folder(id);
+        files::destroy(&folder.join("key"))?;
+        dedupe::crash_point("gateway.erasure.key");
+        files::remove_folder(&self.packs_of(id))?;
+        files::remove_folder(&folder)?;
+        Ok(true)
     }
 
     /// The state directory.

@@ -74,6 +74,16 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     Some(number * unit).filter(|bytes| *bytes < 9e18).map(|bytes| bytes.round() as u64).ok_or_else(refuse)
 }
 
+/// The end of a day in UTC (`2031-12-31`), or a time (`2031-12-31T18:00:00Z`); `None`: it is neither.
+pub fn end_of(text: &str) -> Option<UnixMillis> {
+    let day = || {
+        let date: jiff::civil::Date = text.parse().ok()?;
+        Some(date.tomorrow().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp())
+    };
+    let at = if text.contains('T') { text.parse::<jiff::Timestamp>().ok() } else { day() };
+    at.and_then(|at| u64::try_from(at.as_millisecond()).ok()).map(UnixMillis)
+}
+
 /// What came from elsewhere, made safe for a terminal: control characters would let a hostile edge rewrite the operator's screen.
 pub fn printable(text: &str) -> String {
     text.chars().take(200).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
@@ -137,6 +147,13 @@ mod tests {
         );
         assert_eq!(duration(Duration::from_secs(200)), "3 min 20 s");
         assert_eq!(duration(Duration::from_secs(90_000)), "1 d 1 h");
+    }
+
+    #[test]
+    fn a_day_ends_with_the_next_one() {
+        assert_eq!(end_of("2026-07-31"), Some(UnixMillis(1_785_542_400_000)));
+        assert_eq!(end_of("2026-08-01T00:00:00Z"), Some(UnixMillis(1_785_542_400_000)));
+        assert_eq!((end_of("tomorrow"), end_of("2026-08-01T99:00:00Z"), end_of("1960-01-01")), (None, None, None));
     }
 
     #[test]

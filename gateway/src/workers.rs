@@ -6,8 +6,9 @@ use crate::jobs::Jobs;
 use crate::policies;
 use crate::rehydrate::orders;
 use crate::repairs;
+use crate::retention::{Kept, held, locks_of};
 use crate::server::{Gateway, server_config};
-use crate::state::TenantStore;
+use crate::state::{State, StateError, TenantStore};
 use crate::web::Web;
 use dedupe::{Generation, GenerationId, Pace, Progress, StoreError, UnixMillis};
 use look::Language;
@@ -198,7 +199,8 @@ pub(crate) fn start(
     };
     worker("figures", FIGURES_EVERY, Box::new(move |gateway, _| figures(gateway, &stores)));
     worker("sites", FIGURES_EVERY, Box::new(|gateway, _| gateway.figures.look(gateway)));
-    worker("retention", RETENTION_EVERY, Box::new(move |gateway, _| retention(gateway, keep)));
+    let paces = board.clone();
+    worker("retention", RETENTION_EVERY, Box::new(move |gateway, progress| retention(gateway, keep, &paces, progress)));
     let paces = board.clone();
     worker(COLLECTION, GC_EVERY, Box::new(move |gateway, progress| collection(gateway, &paces, progress)));
     let paces = board.clone();
@@ -348,52 +350,80 @@ fn words(gateway: &Gateway) -> Said {
     }
 }
 
-/// Forgets what is older than the last `keep` sealed generations of each volume.
-fn retention(gateway: &Arc<Gateway>, keep: usize) -> Said {
-    let (mut forgotten, mut failed) = (0, 0);
-    let exported: Vec<GenerationId> = match gateway.state.catalogue.exports() {
-        Ok(rows) => rows.into_iter().map(|row| row.generation).collect(),
+/// Does what was agreed on and is due, and forgets what is older than the last `keep` sealed generations of each volume and held by no lock.
+fn retention(gateway: &Arc<Gateway>, keep: usize, board: &Board, progress: &Progress) -> Said {
+    let (mut forgotten, mut held, mut failed) = (0, Holding::default(), 0);
+    match crate::retention::due::execute(&gateway.state, board.pace(COLLECTION), progress) {
+        Ok(executed) => failed += executed.again,
         Err(error) => {
-            tracing::warn!(%error, "what is exported cannot be read: nothing is forgotten");
-            return Said::new(format!("could not look: {error}"), format!("无法检查：{error}"));
+            failed += 1;
+            tracing::warn!(%error, "what was agreed on and is due failed");
         }
-    };
+    }
     for tenant in gateway.state.open_tenants() {
-        match forget_old(&tenant, keep, &exported) {
+        match forget_old(&gateway.state, &tenant, keep, &mut held) {
             Ok(count) => forgotten += count,
             Err(error) => {
                 failed += 1;
-                tenant.note_failure(&error);
+                if let StateError::Store { source, .. } = &error {
+                    tenant.note_failure(source);
+                }
                 tracing::warn!(tenant = %tenant.id, %error, "retention failed");
             }
         }
     }
+    gateway.metrics.locked.set(i64::try_from(held.all).unwrap_or(i64::MAX));
+    let (english, chinese) = match held.old {
+        0 => (String::new(), String::new()),
+        old => (format!("; {old} more are kept by locks"), format!("；另有 {old} 个因锁定而保留")),
+    };
     match failed {
         0 => Said::new(
-            format!("forgot {forgotten} generations, keeping {keep} of each volume"),
-            format!("清理了 {forgotten} 个版本，每个卷保留 {keep} 个"),
+            format!("forgot {forgotten} generations, keeping {keep} of each volume{english}"),
+            format!("清理了 {forgotten} 个版本，每个卷保留 {keep} 个{chinese}"),
         ),
         _ => Said::new(
-            format!("forgot {forgotten} generations; {failed} stores failed, look at the log"),
-            format!("清理了 {forgotten} 个版本；{failed} 个存储出错，请查看日志"),
+            format!("forgot {forgotten} generations{english}; {failed} stores or deeds failed, look at the log"),
+            format!("清理了 {forgotten} 个版本{chinese}；{failed} 个存储或操作出错，请查看日志"),
         ),
     }
 }
 
-fn forget_old(tenant: &TenantStore, keep: usize, exported: &[GenerationId]) -> Result<usize, StoreError> {
+/// Generations that locks hold.
+#[derive(Default)]
+struct Holding {
+    /// In all.
+    all: usize,
+    /// Of those that would be old enough to go.
+    old: usize,
+}
+
+fn forget_old(state: &State, tenant: &TenantStore, keep: usize, holding: &mut Holding) -> Result<usize, StateError> {
+    let failed = |source| StateError::Store { tenant: tenant.id, source };
+    let exported: Vec<GenerationId> = state.catalogue.exports()?.into_iter().map(|row| row.generation).collect();
     let mut forgotten = 0;
-    for lineage in tenant.store.lineages()? {
-        let generations = tenant.store.generations(lineage.id)?;
+    for lineage in tenant.store.lineages().map_err(failed)? {
+        let _alone = state.keeping();
+        let locks = locks_of(&state.catalogue, tenant.id)?;
+        let generations = tenant.store.generations(lineage.id).map_err(failed)?;
         let built_on: Vec<_> = generations.iter().filter(|g| !g.is_sealed()).filter_map(|g| g.parent).collect();
         let sealed: Vec<&Generation> = generations.iter().filter(|generation| generation.is_sealed()).collect();
-        let old = sealed.iter().take(sealed.len().saturating_sub(keep)).filter(|old| !built_on.contains(&old.id));
-        let old = old.filter(|old| !exported.contains(&old.id));
-        for old in old {
-            match tenant.store.forget(old.id) {
+        let old = sealed.len().saturating_sub(keep);
+        for (at, generation) in sealed.iter().enumerate() {
+            let kept = Kept::of(tenant.id, &lineage, generation);
+            if kept.is_some_and(|kept| held(&kept, &locks, state.now()).is_some()) {
+                holding.all += 1;
+                holding.old += usize::from(at < old);
+                continue;
+            }
+            if at >= old || built_on.contains(&generation.id) || exported.contains(&generation.id) {
+                continue;
+            }
+            match tenant.store.forget(generation.id) {
                 Ok(()) => forgotten += 1,
                 // A draft began on it just now: next time.
                 Err(StoreError::State { .. }) => {}
-                Err(error) => return Err(error),
+                Err(error) => return Err(failed(error)),
             }
         }
     }

@@ -5,6 +5,7 @@ use super::people::{AccountLine, ApprovalLine, TokenLine};
 use super::policy::PolicyAnswer;
 use super::proofs::ProofAnswer;
 use super::targets::TargetAnswer;
+use super::retention::RetentionAnswer;
 use crate::catalogue::AuditRow;
 use crate::rehydrate;
 use dedupe::UnixMillis;
@@ -184,6 +185,8 @@ pub enum Answer {
     },
     /// Proofs.
     Proof(ProofAnswer),
+    /// What came of a request about locks and deletions.
+    Retention(RetentionAnswer),
     /// The audit log is whole.
     AuditWhole {
         /// Entries.

@@ -116,6 +116,7 @@ impl Admin {
             Request::Answer { number, approve, reason } => self.answer(caller, (number, approve, &reason), report),
             Request::Audit { after, most } => self.audit(after, most),
             Request::AuditCheck => self.audit_check(),
+            Request::Retention(request) => self.retention(caller, request),
             Request::Proof(request) => self.proof(caller, &request),
         }
     }
@@ -177,6 +178,7 @@ impl Admin {
         if self.state.catalogue.addresses()?.is_empty() {
             return Err(AdminError::NoAddress);
         }
+        self.not_leaving(tenant, site)?;
         let (now, valid_for) = (self.state.now(), Duration::from_secs(valid_seconds));
         let (token, _, site) = enrol::invite(&self.state, tenant, site, valid_for, now)?;
         let valid_until = UnixMillis(now.0.saturating_add(valid_for.as_millis() as u64));
@@ -289,7 +291,7 @@ impl Admin {
         Ok((tenant, found.ok_or_else(missing)?))
     }
 
-    fn revoke(&self, site: &str) -> Result<Answer, AdminError> {
+    pub(super) fn revoke(&self, site: &str) -> Result<Answer, AdminError> {
         let site = self.state.catalogue.find_site(site)?;
         self.state.catalogue.revoke(site.id, self.state.now())?;
         let mut was_connected = false;

@@ -194,6 +194,7 @@ impl Admin {
             }
             Request::Policy(request) => self.policy_subject(caller, request)?,
             Request::Proof(_) => looks(None),
+            Request::Retention(request) => self.retention_subject(caller, request)?,
         })
     }
 
@@ -308,6 +309,9 @@ impl Admin {
         request: &Request,
         subject: &Subject,
     ) -> Result<Option<Approval>, AdminError> {
+        if let Request::Retention(asked) = request {
+            return self.second_person_for_keeping(caller, asked, subject);
+        }
         let (Request::Policy(asked), Some(tenant)) = (request, &subject.tenant) else { return Ok(None) };
         if !self.has_approvers(tenant)? {
             return Ok(None);
@@ -495,6 +499,7 @@ impl AdminError {
             E::Answered(..) | E::Expired(_) | E::Running | E::NoAddress | E::Cancelled => Fault::Conflict,
             E::Stale(_) => Fault::Stale,
             E::Ca(_) => Fault::Conflict,
+            E::Retention(error) => error.fault(),
             E::State(_)
             | E::Store(_)
             | E::Rehydrate(_)

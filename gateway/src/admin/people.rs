@@ -332,6 +332,9 @@ impl Admin {
                 return Err(AdminError::Stale(name));
             }
         }
+        if approved {
+            self.may_agree(caller, &approval)?;
+        }
         let answer = Answered { by: caller.name.clone(), at: now, approved, reason: author.reason().to_owned() };
         if !catalogue.answer_approval(number, &answer)? {
             return Err(AdminError::Answered(number, "somebody else".into()));
@@ -341,6 +344,9 @@ impl Admin {
         }
         let request: Request = serde_json::from_str(&approval.request)
             .map_err(|_| crate::catalogue::CatalogueError::Corrupt("approvals"))?;
+        if let Request::Retention(asked) = &request {
+            return self.agreed(caller, &approval, &answer.reason, asked);
+        }
         // Done in the name of whoever asked for it; who agreed stands in the audit log and with the approval.
         self.perform(caller, request, report)
     }

@@ -120,6 +120,7 @@ pub fn answer(answer: &Answer) -> String {
         }
         Answer::Exports { exports } => super::exports::render(exports),
         Answer::Target(answer) => super::targets::render::answer(answer),
+        Answer::Retention(answer) => super::retention::render(answer),
         Answer::Proof(answer) => super::proofs::render(answer),
         Answer::Policy(answer) => super::policy::render::answer(answer),
         Answer::Verified { number, root, bytes: read } => {

@@ -4,6 +4,7 @@ use super::exports::ExportRequest;
 use super::policy::PolicyRequest;
 use super::proofs::ProofRequest;
 use super::targets::TargetRequest;
+use super::retention::RetentionRequest;
 use crate::access::Role;
 use crate::rehydrate::{Proof, Where};
 use serde::{Deserialize, Serialize};
@@ -128,12 +129,17 @@ pub enum Request {
     AuditCheck,
     /// Look at proofs.
     Proof(ProofRequest),
+    /// Work with locks, and delete what was kept.
+    Retention(RetentionRequest),
 }
 
 impl Request {
     /// Whether it changes nothing.
     pub fn only_looks(&self) -> bool {
         use PolicyRequest as P;
+        if let Request::Retention(request) = self {
+            return request.only_looks();
+        }
         matches!(
             self,
             Request::Sites

@@ -116,12 +116,20 @@ fn answer(line: &ApprovalLine, visitor: &Visitor) -> Markup {
                 }
                 (problem_place())
                 div.row {
-                    button type="submit" { (language.of("Agree: it is done at once", "同意（立即生效）")) }
+                    button type="submit" {
+                        @if is_deed(&line.what) { (language.of("Agree: from now on the delay runs", "同意（开始等待期）")) }
+                        @else { (language.of("Agree: it is done at once", "同意（立即生效）")) }
+                    }
                     button.danger type="submit" data-api={ "/api/v1/approvals/" (line.number) "/refuse" } { (language.of("Refuse", "拒绝")) }
                 }
             }
         }
     }
+}
+
+/// Whether something is given up for good, which is never done at once.
+fn is_deed(what: &str) -> bool {
+    what.split_once(" of ").is_some_and(|(word, _)| !super::retention::deed(word, Language::English).is_empty())
 }
 
 fn refuse(line: &ApprovalLine, language: Language) -> Markup {

@@ -108,6 +108,7 @@ pub(super) fn section(place: &str, follows: Option<&str>) -> Option<&'static str
         ("/grants", _) => "/help/noc#grants",
         ("/reports", _) => "/help/operator#report",
         ("/approvals", _) => "/help/operator#approvals",
+        ("/retention", _) => "/help/operator#retention",
         ("/jobs", _) => "/help/noc#jobs",
         ("/audit", _) => "/help/operator#audit",
         ("/users" | "/me", _) => "/help/operator#users",

@@ -282,7 +282,10 @@ pub(crate) fn asked(text: &str, language: Language) -> String {
         let what = match word {
             "policy.set" => language.of("New policy", "更新策略"),
             "override.add" => language.of("Override", "临时调整"),
-            _ => return None,
+            deed => match super::retention::deed(deed, language) {
+                "" => return None,
+                deed => deed,
+            },
         };
         Some(language.of(format!("{what} for {object}: {detail}"), format!("{what}（{object}）：{detail}")))
     };
@@ -302,6 +305,10 @@ pub(crate) fn cause(text: &str, language: Language) -> String {
                 "复制为业务流量让行的时机推迟或取消".to_owned()
             }
             _ => {
+                if let Some(rest) = text.strip_prefix("what was kept is given up for good, ") {
+                    let days = rest.split_once(" d ")?.0;
+                    return Some(format!("同意后等待 {days} 天，所保留的内容将被永久放弃"));
+                }
                 if let Some(rest) = text.strip_prefix("the cap towards the gateway rises from ") {
                     let (from, to) = rest.split_once(" to ")?;
                     return Some(format!("上行上限由 {from} 提高到 {to}"));

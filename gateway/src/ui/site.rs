@@ -454,6 +454,16 @@ fn facts(known: &Known, here: &Here, path: &str) -> Markup {
                         button.danger type="submit" { (language.of("Revoke", "吊销")) }
                     }
                 }
+                details {
+                    summary { (language.of("Decommission this site", "站点退役")) }
+                    p.small { (language.of("For a branch that is closed. A second person agrees, its edge is refused from then on, a delay passes, all that was kept of it is erased, and a proof is signed.", "用于已关闭的分支机构。经另一人同意后，其边缘设备即被拒绝；等待期过后，该站点的全部保留内容被擦除，并签署证明。")) }
+                    form data-api={ "/api/v1/sites/" (path) "/decommission" }
+                        data-confirm=(language.of("Ask to erase everything that was kept of this site?", "确定申请擦除此站点的全部保留内容？")) {
+                        (reason_field("decommission", language))
+                        (problem_place())
+                        button.danger type="submit" { (language.of("Ask to decommission", "申请退役")) }
+                    }
+                }
             }
         }
     }

@@ -94,6 +94,7 @@ async fn show(
                 (compare_form(&generations, comparison.as_ref(), &place))
                 @if may_operate { (act(&generations, &web, &place)) }
             }
+            @if may_operate && generations.len() > 1 { (forget(&generations, &place)) }
             @if !jobs.is_empty() { section.card data-part="jobs" { (job_list(&jobs, language)) } }
         }
     };
@@ -199,6 +200,29 @@ fn compare_form(generations: &[GenerationLine], comparison: Option<&Comparison>,
                 button.plain type="submit" disabled[sealed.len() < 2] { (language.of("Compare", "对比")) }
             }
             @if let Some(done) = comparison { (difference(done, language)) }
+        }
+    }
+}
+
+fn forget(generations: &[GenerationLine], place: &Place<'_>) -> Markup {
+    let (language, path) =
+        (place.language, format!("{}/{}/{}", escaped(place.tenant), escaped(place.site), escaped(place.volume)));
+    html! {
+        section.card {
+            details {
+                summary { (language.of("Delete a generation", "删除版本")) }
+                p.small { (language.of("Nobody deletes alone, and nothing is deleted at once: this asks a second person; then a delay passes in which it stands on the page of retention and can be cancelled. What a lock holds cannot be deleted.", "删除不能由一人完成，也不会立即执行：提交后须由另一人同意，再经过等待期；期间显示在“保留”页面并可取消。被锁定的版本无法删除。")) }
+                form data-api={ "/api/v1/volumes/" (path) "/generations/{generation}/forget" }
+                    data-confirm=(language.of("Ask to delete this generation for good?", "确定申请永久删除此版本？")) {
+                    div.field {
+                        label for="forget-generation" { (language.of("Generation", "版本")) }
+                        (choices("generation", "forget-generation", generations, None))
+                    }
+                    (super::retention::reason("forget", language))
+                    (problem_place())
+                    button.danger type="submit" { (language.of("Ask to delete it", "申请删除")) }
+                }
+            }
         }
     }
 }

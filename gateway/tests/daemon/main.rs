@@ -14,6 +14,7 @@ mod lines;
 mod pages;
 mod policies;
 mod proofs;
+mod retention;
 mod schedule;
 mod telemetry;
 mod world;

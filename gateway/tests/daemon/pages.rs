@@ -10,7 +10,7 @@ const IMAGE: &str = "<img src=x onerror=alert(1)>\"'&";
 const ROLES: [&str; 4] = ["viewer", "operator", "approver", "administrator"];
 
 /// Somebody with this role who is signed in by a browser.
-fn browser(chief: &Client, name: &str, role: &str, tenant: Option<&str>) -> Client {
+pub(crate) fn browser(chief: &Client, name: &str, role: &str, tenant: Option<&str>) -> Client {
     let made =
         chief.post("/api/v1/accounts", &json!({ "name": name, "role": role, "tenant": tenant })).expect(200).json();
     let given = made["password"].as_str().unwrap().to_owned();

@@ -1,6 +1,8 @@
 //! A gateway of its own for each test.
 
+use dedupe::UnixMillis;
 use sluice_gateway::admin::{Answer, Request};
+use sluice_gateway::catalogue::Catalogue;
 use sluice_gateway::config::Config;
 use sluice_gateway::state::State;
 use sluice_gateway::{Daemon, admin::Admin};
@@ -53,6 +55,16 @@ impl World {
 
     pub(crate) fn restart(&mut self) {
         self.stop();
+        self.start();
+    }
+
+    /// Lets so many days pass, with a restart.
+    pub(crate) fn pass(&mut self, days: u64) {
+        self.stop();
+        let catalogue = Catalogue::open(&self.state().join("catalogue.redb")).unwrap();
+        let now = machine_time().max(catalogue.known_time().unwrap());
+        catalogue.set_known_time(UnixMillis(now.0 + days * 86_400_000)).unwrap();
+        drop(catalogue);
         self.start();
     }
 
