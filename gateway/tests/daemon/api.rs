@@ -137,6 +137,7 @@ fn body_of(operation: &str) -> Option<Value> {
         "POST /accounts" => json!({ "name": "new", "role": "viewer", "tenant": "bank" }),
         "PATCH /accounts/{name}" => json!({ "disabled": false }),
         "POST /accounts/{name}/tokens" => json!({ "label": "l", "role": "viewer" }),
+        "POST /retention/locks/{number}/extend" => json!({ "days": 2, "reason": "r" }),
         "POST /retention/locks" => json!({ "tenant": "bank", "days": 1, "reason": "r" }),
         "POST /tenants" => json!({ "name": "third" }),
         "POST /authorities" => json!({ "do": "use", "number": 1 }),

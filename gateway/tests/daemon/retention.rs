@@ -6,7 +6,8 @@ use crate::edge::{Edge, Volume, replicate};
 use crate::pages::browser;
 use crate::world::World;
 use serde_json::{Value, json};
-use sluice_gateway::admin::{Request, RetentionRequest};
+use sluice_gateway::access::Role;
+use sluice_gateway::admin::{self, AccountRequest, Request, RetentionRequest};
 use std::time::Duration;
 use wire::message::{FromEdge, FromGateway, Refusal};
 use wire::statement::{KeyId, Statement};
@@ -23,7 +24,8 @@ impl Bank {
         let (mut world, chief) = world_with(Vec::new());
         world.config.retention = keep;
         invite(&chief, "bank", "b");
-        let li = chief.account(&world, "li", "administrator", Some("bank"));
+        chief.account(&world, "li", "administrator", Some("bank"));
+        let li = Client { token: Some(token(&world, "li", Role::Administrator)), ..chief.stranger() };
         let owner = browser(&chief, "owner", "approver", Some("bank"));
         let mut bank = Bank { world, li, owner };
         bank.pass(8);
@@ -76,6 +78,15 @@ impl Bank {
     }
 }
 
+/// An API token that outlives what these tests let pass.
+fn token(world: &World, account: &str, role: Role) -> String {
+    let request = AccountRequest::AddToken { account: account.into(), label: "test".into(), role, days: 365 };
+    match world.ask(Request::Account(request)).unwrap() {
+        admin::Answer::ApiTokenSecret { token, .. } => token,
+        other => panic!("{other:?}"),
+    }
+}
+
 fn approve(who: &Client, number: u64) -> Answer {
     who.post(&format!("/api/v1/approvals/{number}/approve"), &json!({ "reason": "agreed" }))
 }
@@ -110,20 +121,11 @@ fn nobody_deletes_alone_nothing_at_once_and_a_lock_set_meanwhile_wins() {
     assert_eq!(approve(&bank.li, number).expect(403).problem(), "forbidden");
     let command = Request::Answer { number, approve: true, reason: "r".into() };
     assert!(bank.world.ask(command).unwrap_err().contains("may not agree"));
-    let add = sluice_gateway::admin::AccountRequest::AddToken {
-        account: "owner".into(),
-        label: "stolen".into(),
-        role: sluice_gateway::access::Role::Approver,
-        days: 1,
-    };
-    let Ok(sluice_gateway::admin::Answer::ApiTokenSecret { token, .. }) = bank.world.ask(Request::Account(add)) else {
-        panic!("no token")
-    };
-    let stolen = Client { token: Some(token), ..bank.li.stranger() };
+    let stolen = Client { token: Some(token(&bank.world, "owner", Role::Approver)), ..bank.li.stranger() };
     assert!(detail(&approve(&stolen, number).expect(403)).contains("signed in on the pages"));
     let made = browser(&bank.li, "made", "approver", Some("bank"));
     assert!(detail(&approve(&made, number).expect(403)).contains("could be the one who uses it"));
-    let reset = sluice_gateway::admin::AccountRequest::ResetPassword { name: "made".into() };
+    let reset = AccountRequest::ResetPassword { name: "made".into() };
     bank.world.ask(Request::Account(reset)).unwrap();
     assert_eq!(bank.generations("b/db"), [1, 2, 3, 4]);
 
@@ -148,8 +150,7 @@ fn nobody_deletes_alone_nothing_at_once_and_a_lock_set_meanwhile_wins() {
     assert!(detail(&bank.ask(&forget(2)).expect(409)).contains("retention unlock 1"));
 
     let mut log = Vec::new();
-    let Ok(sluice_gateway::admin::Answer::Audit { entries }) = bank.world.ask(Request::Audit { after: 0, most: 1000 })
-    else {
+    let Ok(admin::Answer::Audit { entries }) = bank.world.ask(Request::Audit { after: 0, most: 1000 }) else {
         panic!("no log")
     };
     log.extend(entries.iter().map(|row| format!("{} {} {} {}", row.actor, row.what, row.object, row.outcome)));
@@ -183,7 +184,7 @@ fn a_lock_is_set_by_one_person_and_taken_off_by_two_after_a_delay() {
     // A command on the gateway's machine asks like anybody else.
     let unlock = RetentionRequest::Unlock { number: 1, to: None, reason: "r".into() };
     let asked = bank.world.ask(Request::Retention(unlock)).unwrap();
-    let sluice_gateway::admin::Answer::Waiting { number, .. } = asked else { panic!("{asked:?}") };
+    let admin::Answer::Waiting { number, .. } = asked else { panic!("{asked:?}") };
     assert!(bank.pending().is_empty());
     approve(&bank.owner, number).expect(200);
     bank.ask(forget).expect(409);

@@ -324,6 +324,7 @@ fn people_see_everything_and_steer_it_in_a_real_browser() -> Result<()> {
         ("grants", "/grants".into()),
         ("report", format!("/reports?site={}&month={month}", site.replace('/', "%2F"))),
         ("approvals", "/approvals".into()),
+        ("retention", "/retention".into()),
         ("jobs", "/jobs".into()),
         ("audit", "/audit".into()),
         ("users", "/users".into()),
