@@ -66,7 +66,10 @@ fn card(proposal: &Proposal, visitor: &Visitor) -> Markup {
             h2 id={ "a" (line.number) } { "#" (line.number) " " (say::asked(&line.what, language)) }
             p { (language.of("Asked for by ", "申请人 ")) strong { (line.by) } ", " (moment(line.asked)) " · " (language.of("tenant ", "租户 ")) (line.tenant)
                 " · " (language.of("may be answered until ", "有效期至 ")) (moment(line.valid_until)) }
-            h3 { (language.of("Why the owner of the line has to agree", "需要专线负责人同意的原因")) }
+            h3 {
+                @if is_deed(&line.what) { (language.of("Why a second person has to agree", "需要另一人同意的原因")) }
+                @else { (language.of("Why the owner of the line has to agree", "需要专线负责人同意的原因")) }
+            }
             ul { @for cause in &line.causes { li { (say::cause(cause, language)) } } }
             @for document in proposal.documents.iter().take(DOCUMENTS) {
                 h3 { (language.of("What would change at ", "将要变更的内容：")) (document.site) }

@@ -147,8 +147,8 @@ fn words(language: Language) -> serde_json::Map<String, serde_json::Value> {
         ("unreachable-detail", "Look at the connection, and try again.", "请检查网络连接后重试。"),
         (
             "waiting",
-            "The owner of the line has to agree: it waits for approval under number",
-            "需要专线负责人同意：已提交审批，编号",
+            "A second person has to agree: it waits for approval under number",
+            "须由另一人同意：已提交审批，编号",
         ),
         ("copied", "Copied", "已复制"),
         ("left", "left", "剩余"),

@@ -248,7 +248,7 @@ fn agree(eyes: &mut Eyes, edge: &Edge, gateway: &Gateway) -> Result<()> {
     eyes.fill("#boost-reason", "quarter end")?;
     eyes.click("input[name=pierce]")?;
     eyes.browser.run("[...document.querySelectorAll('form[data-cost]')].find((f) => f.querySelector('[name=pierce]')).querySelector('button[type=submit]').click()")?;
-    eyes.browser.wait_text("The owner of the line has to agree")?;
+    eyes.browser.wait_text("A second person has to agree")?;
     eyes.goto("/approvals")?;
     eyes.browser.wait_text("data may be sent in blackouts")?;
     sign_out(eyes)?;
