@@ -24,8 +24,8 @@ pub use people::{AccountLine, ApprovalLine, AuditFormat, Proposal, ProposedDocum
 pub use policy::{Bending, PolicyAnswer, PolicyRequest, Signature};
 pub use proofs::{ProofAnswer, ProofLine, ProofRequest, StatementKeyLine};
 pub use request::{AccountRequest, Authority, Request};
-pub use targets::{TargetAnswer, TargetRequest};
 pub use retention::{LockLine, On, PendingLine, RetentionAnswer, RetentionRequest};
+pub use targets::{TargetAnswer, TargetRequest};
 
 use crate::rehydrate;
 

@@ -4,8 +4,8 @@ mod exports;
 mod people;
 mod policy;
 mod proofs;
-mod targets;
 mod retention;
+mod targets;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};

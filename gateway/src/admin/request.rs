@@ -3,8 +3,8 @@
 use super::exports::ExportRequest;
 use super::policy::PolicyRequest;
 use super::proofs::ProofRequest;
-use super::targets::TargetRequest;
 use super::retention::RetentionRequest;
+use super::targets::TargetRequest;
 use crate::access::Role;
 use crate::rehydrate::{Proof, Where};
 use serde::{Deserialize, Serialize};

@@ -2,6 +2,7 @@
 
 use super::{Kept, RetentionError, erasure, held, locks_of};
 use crate::catalogue::{Deed, NewAudit, Pending, PendingState};
+use crate::export::ExportRow;
 use crate::state::{State, StateError, TenantStore};
 use dedupe::{Generation, GenerationId, Pace, Progress, StoreError};
 use std::sync::Arc;
@@ -81,6 +82,9 @@ fn forget(state: &Arc<State>, pending: &Pending, id: GenerationId) -> Result<Out
     if let Err(error) = may_go(state, &tenant, &generation, &pending.object)? {
         return Ok(Outcome::Refused(error.to_string()));
     }
+    if let Some(name) = exported(state, |export| export.generation == id)? {
+        return Ok(Outcome::Again(format!("export `{name}` shows it: stop that first")));
+    }
     match tenant.store.forget(id) {
         Ok(()) => {
             dedupe::crash_point("gateway.retention.forgotten");
@@ -93,6 +97,11 @@ fn forget(state: &Arc<State>, pending: &Pending, id: GenerationId) -> Result<Out
             Err(failed(error))
         }
     }
+}
+
+/// The name of an export of that kind, if there is one: what somebody reads is not taken away beneath them.
+pub(crate) fn exported(state: &State, of: impl Fn(&ExportRow) -> bool) -> Result<Option<String>, StateError> {
+    Ok(state.catalogue.exports()?.into_iter().find(of).map(|export| export.name))
 }
 
 /// Whether a sealed generation may be deleted now, as the law says. Whoever deletes it then holds [`State::keeping`] from before this until after that.

@@ -7,11 +7,12 @@
 //!
 //! Each step can be done again: a gateway that dies goes on from what stands in the catalogue.
 
-use super::due::Outcome;
+use super::due::{Outcome, exported};
 use super::{Kept, RetentionError, held, locks_of};
 use crate::catalogue::{Deed, Pending, PendingState, Site};
 use crate::incoming::Incoming;
 use crate::proofs::{About, moment};
+use crate::rehydrate::Run;
 use crate::state::{State, StateError};
 use dedupe::{Footprint, Leftovers, LineageId, Pace, Progress, Purged, StoreError};
 use serde::{Deserialize, Serialize};
@@ -174,6 +175,13 @@ fn erase(
     let tenant = state.tenant(site.tenant)?;
     let failed = |source: StoreError| StateError::Store { tenant: site.tenant, source };
     let lineages: Vec<LineageId> = found.volumes.iter().map(|volume| volume.lineage).collect();
+    if let Some(name) = exported(state, |export| lineages.contains(&export.lineage))? {
+        return Ok(Err(format!("export `{name}` shows a generation of the site: stop that first")));
+    }
+    let orders = state.catalogue.standing()?.into_iter();
+    for order in orders.filter(|order| lineages.contains(&order.image.lineage)) {
+        state.catalogue.end_standing(order.tenant, order.image.lineage, &order.target)?;
+    }
     let incoming = Incoming::new(state.folder().join("incoming"));
     for lineage in &lineages {
         for draft in tenant.store.generations(*lineage).map_err(failed)?.iter().filter(|draft| !draft.is_sealed()) {
@@ -243,6 +251,15 @@ fn body(
             }),
         ),
     };
+    let lineages: Vec<LineageId> = found.volumes.iter().map(|volume| volume.lineage).collect();
+    let runs = state.catalogue.runs()?.into_iter().filter(|run| lineages.contains(&run.work.image.lineage));
+    let copy = |run: Run| {
+        let point = run.point()?;
+        Some(
+            json!({ "target": run.to.to_string(), "point": point.id, "volume": run.work.image.volume, "root": point.root.to_string() }),
+        )
+    };
+    let copies: Vec<Value> = runs.filter_map(copy).collect();
     let body = json!({
         "site": { "tenant": tenant.map(|tenant| tenant.name), "name": site.name, "id": site.id.to_string() },
         "asked": { "by": pending.by, "at": moment(pending.asked), "reason": pending.reason },
@@ -260,9 +277,10 @@ fn body(
         "tenant_key_destroyed": key_destroyed,
         "method": how,
         "kept": ["the audit log", "the policies of the line and who changed them", "the evidence of what the line was used for", "this statement"],
+        "copies_on_targets": copies,
         "not_covered": [
             "the edge and its disk at the branch",
-            "images that were rehydrated to targets",
+            "what was rehydrated to targets; `copies_on_targets` lists each point that this gateway made and still knows of",
             "copies of packs and of keys that were made by other means than this gateway",
         ],
     });

@@ -8,11 +8,12 @@ use crate::catalogue::{Tenant, check_name};
 use crate::rehydrate::orders;
 use crate::rehydrate::places::Place;
 use crate::rehydrate::{self, Asked, Limits, Phase, Proof, RehydrateError, Rehydration, Run, Standing, Watch, Where};
+use crate::retention::Kept;
 use crate::state::TenantStore;
-use dedupe::{Lineage, RunId};
+use dedupe::{Lineage, RunId, SiteId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use targets::{Credentials, Image, Stop, Target};
+use targets::{Credentials, Image, Point, Stop, Target};
 
 impl Admin {
     pub(in crate::admin) fn target(
@@ -200,15 +201,25 @@ impl Admin {
         let done = done?;
         tracing::info!(volume, number = done.plan.number, %to, written = done.written_bytes, "rehydrated and proved");
         if let Some(place) = place {
-            self.retire(&place, &*target, &image);
+            self.retire(&place, &*target, &image, lineage.site);
         }
         Ok(Answer::Rehydrated { done })
     }
 
     /// Points beyond what is kept go. That this fails is no reason to call the new point a failure: the next run tries again.
-    fn retire(&self, place: &Place, target: &dyn Target, image: &Image) {
+    fn retire(&self, place: &Place, target: &dyn Target, image: &Image, site: Option<SiteId>) {
         let keep = place.keep.map_or(self.state.retention, |keep| keep.get() as usize);
-        match rehydrate::retire_points(target, image, keep, &|_| false) {
+        let locks = match crate::retention::locks_of(&self.state.catalogue, place.tenant) {
+            Ok(locks) => locks,
+            Err(error) => return tracing::warn!(%error, "locks cannot be read: old points stay for now"),
+        };
+        // A lock holds the copy in the cloud as it holds the generation.
+        let is_held = |point: &Point| {
+            let (name, lineage, id) = (image.volume.as_str(), image.lineage, point.generation);
+            let kept = Kept { tenant: place.tenant, site, name, lineage, id, sealed: point.made };
+            crate::retention::held(&kept, &locks, self.state.now()).is_some()
+        };
+        match rehydrate::retire_points(target, image, keep, &is_held) {
             Ok(0) => {}
             Ok(gone) => tracing::info!(target = place.name, volume = image.volume, gone, "old points are removed"),
             Err(error) => tracing::warn!(target = place.name, volume = image.volume, %error, "old points stay for now"),
