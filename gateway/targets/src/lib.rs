@@ -3,6 +3,8 @@
 //! One small trait, [`Target`], and behind it a file, a block device, a qcow2 image, the volumes of a cloud. The engine that decides what
 //! has to be written is the gateway's; what is here knows one kind of place and nothing of stores and policies. See `docs/design/targets.md`.
 
+pub mod azure;
+mod crc64;
 pub mod credentials;
 pub mod error;
 pub mod http;
@@ -11,6 +13,7 @@ pub mod raw;
 pub mod settings;
 pub mod tags;
 pub mod target;
+mod xml;
 
 pub use credentials::{Credentials, Vars};
 pub use error::{Retry, TargetError};

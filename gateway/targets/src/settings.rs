@@ -1,5 +1,6 @@
 //! Which kind of place a target is, and what has to be known to reach it. No secrets: those come by [`Credentials`].
 
+use crate::azure::{Azure, AzureSettings};
 use crate::credentials::Credentials;
 use crate::error::TargetError;
 use crate::http::Options;
@@ -16,6 +17,8 @@ pub enum Settings {
     Raw(RawSettings),
     /// One block device, for one volume.
     Device(DeviceSettings),
+    /// A container of an Azure storage account that gets a page blob for each volume.
+    Azure(AzureSettings),
 }
 
 /// A folder of raw files.
@@ -40,6 +43,7 @@ impl Settings {
         match self {
             Settings::Raw(_) => "raw",
             Settings::Device(_) => "device",
+            Settings::Azure(_) => "azure",
         }
     }
 
@@ -48,6 +52,7 @@ impl Settings {
         match self {
             Settings::Raw(settings) => vec![&settings.folder],
             Settings::Device(settings) => vec![&settings.path],
+            Settings::Azure(_) => Vec::new(),
         }
     }
 
@@ -61,10 +66,10 @@ impl Settings {
         options: &Options,
         records: &Path,
     ) -> Result<Box<dyn Target>, TargetError> {
-        let _ = (credentials, options);
         Ok(match self {
             Settings::Raw(settings) => Box::new(Raw::folder(&settings.folder, records)),
             Settings::Device(settings) => Box::new(Raw::exact(&settings.path, records)),
+            Settings::Azure(settings) => Box::new(Azure::new(settings, credentials, options)?),
         })
     }
 }

@@ -135,7 +135,7 @@ pub(crate) fn fill(
         return Ok((start, most.min(todo.len()), None));
     }
     filling.complete()?;
-    assert_eq!(read(&*filling, work), volume.bytes(work.generation), "what was completed reads back");
+    assert_eq!(read(&*filling, work)?, volume.bytes(work.generation), "what was completed reads back");
     if until == Until::Completed {
         return Ok((start, todo.len(), None));
     }
@@ -151,16 +151,16 @@ fn apply(filling: &dyn Filling, bytes: &[u8], at: usize, unit: usize) -> Result<
     }
 }
 
-fn read(filling: &dyn Filling, work: &Work) -> Vec<u8> {
+fn read(filling: &dyn Filling, work: &Work) -> Result<Vec<u8>, TargetError> {
     let mut bytes = vec![0; work.size.0 as usize];
     for (at, piece) in bytes.chunks_mut(1 << 20).enumerate() {
         let range: Range<u64> = (at << 20) as u64..(at << 20) as u64 + piece.len() as u64;
-        filling.read(ByteOffset(range.start), piece).unwrap();
+        filling.read(ByteOffset(range.start), piece)?;
         if filling.is_hole(range) {
             assert!(piece.iter().all(|byte| *byte == 0), "a hole reads as zeroes");
         }
     }
-    bytes
+    Ok(bytes)
 }
 
 /// The whole contract. `open` makes the target anew, as a new process does.

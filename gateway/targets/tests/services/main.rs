@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
+mod azure;
 mod client;
 mod contract;
 mod faults;
 mod local;
+mod service;
