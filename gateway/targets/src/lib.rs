@@ -9,6 +9,8 @@ pub mod credentials;
 pub mod error;
 pub mod http;
 pub mod pause;
+mod program;
+pub mod qcow2;
 pub mod raw;
 pub mod settings;
 pub mod tags;

@@ -6,13 +6,15 @@
 
 mod record;
 
+pub(crate) use record::{Stamp, sync_folder_of};
+
 use crate::error::TargetError;
 use crate::target::{Check, Description, Filling, Image, Keeps, Notes, Point, Shape, Start, Target, Work};
 use dedupe::{ByteCount, ByteOffset, UnixMillis};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, Flock, FlockArg, PosixFadviseAdvice, fallocate, posix_fadvise};
 use nix::unistd::{Whence, lseek};
-use record::{Begun, Record, Records, Stamp};
+use record::{Begun, Record, Records};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
@@ -386,7 +388,7 @@ fn length(file: &File) -> io::Result<u64> {
     Ok(lseek(file, 0, Whence::SeekEnd)? as u64)
 }
 
-fn remove(path: &Path) -> Result<(), TargetError> {
+pub(crate) fn remove(path: &Path) -> Result<(), TargetError> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed.and_then(|()| record::sync_folder_of(path)).map_err(TargetError::io("remove", path)),
@@ -432,7 +434,7 @@ impl Whole {
 
 impl Stamp {
     /// What tells whether somebody else touched it. Says nothing of devices beyond their size.
-    fn of(path: &Path) -> Result<Stamp, TargetError> {
+    pub(crate) fn of(path: &Path) -> Result<Stamp, TargetError> {
         let failed = TargetError::io("look at", path);
         let metadata = std::fs::metadata(path).map_err(&failed)?;
         if metadata.file_type().is_block_device() {

@@ -4,6 +4,7 @@ use crate::azure::{Azure, AzureSettings};
 use crate::credentials::Credentials;
 use crate::error::TargetError;
 use crate::http::Options;
+use crate::qcow2::{Qcow2, Qcow2Settings};
 use crate::raw::Raw;
 use crate::target::Target;
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,8 @@ pub enum Settings {
     Raw(RawSettings),
     /// One block device, for one volume.
     Device(DeviceSettings),
+    /// A folder that gets a chain of qcow2 images for each volume.
+    Qcow2(Qcow2Settings),
     /// A container of an Azure storage account that gets a page blob for each volume.
     Azure(AzureSettings),
 }
@@ -43,6 +46,7 @@ impl Settings {
         match self {
             Settings::Raw(_) => "raw",
             Settings::Device(_) => "device",
+            Settings::Qcow2(_) => "qcow2",
             Settings::Azure(_) => "azure",
         }
     }
@@ -52,6 +56,7 @@ impl Settings {
         match self {
             Settings::Raw(settings) => vec![&settings.folder],
             Settings::Device(settings) => vec![&settings.path],
+            Settings::Qcow2(settings) => vec![&settings.folder],
             Settings::Azure(_) => Vec::new(),
         }
     }
@@ -69,6 +74,7 @@ impl Settings {
         Ok(match self {
             Settings::Raw(settings) => Box::new(Raw::folder(&settings.folder, records)),
             Settings::Device(settings) => Box::new(Raw::exact(&settings.path, records)),
+            Settings::Qcow2(settings) => Box::new(Qcow2::new(settings, &options.stop)?),
             Settings::Azure(settings) => Box::new(Azure::new(settings, credentials, options)?),
         })
     }

@@ -21,7 +21,7 @@ pub(super) const MOST_OTHERS: usize = 16;
 
 /// What a file looked like after it was last written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Stamp {
+pub(crate) struct Stamp {
     pub(super) size: u64,
     pub(super) inode: u64,
     pub(super) modified_ns: u64,
@@ -141,7 +141,7 @@ impl Record {
 }
 
 /// Makes the names in a file's folder durable.
-pub(super) fn sync_folder_of(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder)?.sync_all()
 }

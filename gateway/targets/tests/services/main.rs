@@ -7,4 +7,5 @@ mod client;
 mod contract;
 mod faults;
 mod local;
+mod qcow2;
 mod service;
