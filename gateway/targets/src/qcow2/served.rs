@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, mkdtemp};
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -115,11 +115,8 @@ impl Drop for Served {
 fn keep(mut command: std::process::Command, ends: &Receiver<()>) -> Result<(), String> {
     let mut child = command.spawn().map_err(|error| error.to_string())?;
     let said = program::collect(child.stderr.take());
-    loop {
-        match ends.recv_timeout(LOOK) {
-            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
-            _ => break, // wanted no longer
-        }
+    // Until it is wanted no longer, or has ended by itself.
+    while let Err(RecvTimeoutError::Timeout) = ends.recv_timeout(LOOK) {
         if matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
             break;
         }

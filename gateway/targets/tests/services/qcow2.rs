@@ -105,6 +105,23 @@ fn every_generation_is_an_image_of_its_own_that_holds_what_changed() {
 }
 
 #[test]
+fn behind_a_shrunken_volume_are_zeroes_though_nothing_was_written() {
+    if !qemu() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let target = target(dir.path());
+    let mut volume = Volume::new("data");
+    let first = volume.generation(vec![1; 4096]);
+    let (_, _, point) = fill(&target, &volume, &first, &Kept::default(), Until::Finished).unwrap();
+    let work = Work { base: point, ..volume.generation(vec![1; 1000]) };
+    let notes = Kept::default();
+    let (_, filling) = target.prepare(&work, &notes).unwrap();
+    filling.complete().unwrap();
+    check(&filling.finish(work.captured).unwrap(), &volume);
+}
+
+#[test]
 fn any_point_can_be_removed_and_the_others_stay_equal() {
     if !qemu() {
         return;
