@@ -8,6 +8,7 @@ mod crc64;
 pub mod credentials;
 pub mod error;
 pub mod http;
+pub mod libvirt;
 pub mod pause;
 mod program;
 pub mod qcow2;

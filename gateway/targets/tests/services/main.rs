@@ -6,6 +6,7 @@ mod azure;
 mod client;
 mod contract;
 mod faults;
+mod libvirt;
 mod local;
 mod qcow2;
 mod service;
