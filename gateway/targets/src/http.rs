@@ -57,6 +57,7 @@ pub struct Client {
     patience: Patience,
     rate: Option<Arc<DefaultDirectRateLimiter>>,
     stop: Stop,
+    passing: fn(&Reply) -> bool,
 }
 
 /// A service's answer.
@@ -119,7 +120,15 @@ impl Client {
             .build()
             .new_agent();
         let rate = options.requests.map(|most| Arc::new(RateLimiter::direct(Quota::per_second(most))));
-        Ok(Client { service: service.to_owned(), agent, patience: options.patience, rate, stop: options.stop.clone() })
+        let (patience, stop) = (options.patience, options.stop.clone());
+        Ok(Client { service: service.to_owned(), agent, patience, rate, stop, passing: |_| false })
+    }
+
+    /// The same for a service that says "not now" in a way of its own, besides the statuses of HTTP: `passing` tells such an answer. When patience is over
+    /// it is refused as 429 is.
+    #[must_use]
+    pub fn with_passing(self, passing: fn(&Reply) -> bool) -> Client {
+        Client { passing, ..self }
     }
 
     /// The service's name in messages.
@@ -229,7 +238,11 @@ impl Client {
         if bytes.len() as u64 > most {
             return Err(format!("an answer of more than {most} bytes"));
         }
-        Ok(Reply { status: parts.status.as_u16(), headers: parts.headers, body: bytes })
+        let mut reply = Reply { status: parts.status.as_u16(), headers: parts.headers, body: bytes };
+        if (self.passing)(&reply) {
+            reply.status = 429;
+        }
+        Ok(reply)
     }
 
     /// A random pause, twice as long at most as the one before.

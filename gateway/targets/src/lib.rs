@@ -5,7 +5,9 @@
 
 pub mod azure;
 mod crc64;
+mod aws;
 pub mod credentials;
+pub mod ebs;
 pub mod error;
 pub mod http;
 pub mod libvirt;

@@ -140,7 +140,7 @@ fn choose(rules: &Mutex<Vec<Rule>>, method: &str, path: &str) -> Option<Fault> {
 }
 
 /// The bytes up to the empty line, and what came after it.
-fn read_head(from: &mut TcpStream) -> std::io::Result<(Vec<u8>, Vec<u8>)> {
+pub(crate) fn read_head(from: &mut TcpStream) -> std::io::Result<(Vec<u8>, Vec<u8>)> {
     let (mut bytes, mut piece) = (Vec::new(), [0; 8192]);
     loop {
         if let Some(at) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -156,7 +156,7 @@ fn read_head(from: &mut TcpStream) -> std::io::Result<(Vec<u8>, Vec<u8>)> {
 }
 
 /// The body, as it was sent: with a length, or in chunks.
-fn read_body(from: &mut TcpStream, head: &str, mut body: Vec<u8>) -> std::io::Result<Vec<u8>> {
+pub(crate) fn read_body(from: &mut TcpStream, head: &str, mut body: Vec<u8>) -> std::io::Result<Vec<u8>> {
     let head = head.to_ascii_lowercase();
     let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
     let is_chunked = head.lines().any(|line| line.starts_with("transfer-encoding:") && line.contains("chunked"));
