@@ -16,6 +16,7 @@ mod program;
 pub mod qcow2;
 pub mod raw;
 pub mod settings;
+pub mod s3;
 pub mod tags;
 pub mod target;
 mod xml;

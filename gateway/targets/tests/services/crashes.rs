@@ -19,25 +19,26 @@ pub(crate) fn options(attempts: u32) -> Options {
 }
 
 /// Runs a delta over and over and kills it at its first, its second, its third request, until it comes through. Each time another process goes on with it,
-/// or it is given up. `open` makes the target at an address, with so many attempts; `left` says what the service holds for the volume that is no point.
+/// or it is given up. In the delta a unit changes, one becomes zeroes, one stays as it is, and the last one is short; of its steps every `every`th is taken,
+/// alternately by what happens to it. `open` makes the target at an address, with so many attempts; `left` says what the service holds for the volume that is no point.
 pub(crate) fn at_every_step(
     upstream: &str,
-    size: usize,
+    (unit, every): (usize, usize),
     open: &dyn Fn(&str, u32) -> Box<dyn Target>,
     left: &dyn Fn(&Volume) -> Vec<String>,
 ) {
     let direct = format!("http://{upstream}");
     let mut volume = Volume::new("killed");
+    let size = 3 * unit + 100;
     let first = volume.generation(noise(1, size));
     let (.., base) = fill(&*open(&direct, 5), &volume, &first, &Kept::default(), Until::Finished).unwrap();
     let base = base.unwrap();
-    for fault in [Fault::Cut, Fault::Lost(0)] {
-        for step in 0.. {
-            let is_given_up = step % 3 == 2;
+    for (from, fault) in [Fault::Cut, Fault::Lost(0)].into_iter().enumerate() {
+        for step in (from % every..).step_by(every) {
+            let is_given_up = step / every % 3 == 2;
             let mut bytes = volume.bytes(first.generation).to_vec();
             bytes[10] = bytes[10].wrapping_add(1);
-            let middle = size / 2;
-            bytes[middle..].fill(0);
+            bytes[unit..2 * unit].fill(0);
             bytes[size - 1] = 1;
             let work = Work { base: Some(base.clone()), ..volume.generation(bytes) };
             let notes = Kept::default();

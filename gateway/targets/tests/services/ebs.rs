@@ -65,7 +65,7 @@ fn a_snapshot_that_is_killed_at_any_step_goes_on_or_goes_away() {
         let unfinished = state.snapshots.iter().filter(|(_, snapshot)| snapshot.tags["sluice-state"] != "proved");
         unfinished.map(|(id, snapshot)| format!("{id} {:?}", snapshot.life)).collect()
     };
-    at_every_step(&model.host(), 4 * BLOCK + 100, &|url, attempts| Box::new(ebs(url, attempts)), &left);
+    at_every_step(&model.host(), (BLOCK, 1), &|url, attempts| Box::new(ebs(url, attempts)), &left);
     assert_eq!(model.state().snapshots.len(), 0);
 }
 

@@ -13,6 +13,7 @@ mod libvirt;
 mod local;
 mod qcow2;
 mod service;
+mod s3;
 
 /// One value of what `tests/services/up` wrote about a service, whose file the variable names; `None`, after saying so, without it.
 fn service(variable: &str, name: &str) -> Option<String> {
