@@ -3,6 +3,8 @@
 use crate::aws::{self, Call, Service, sign, xml};
 use crate::error::TargetError;
 use crate::http::Reply;
+use data_encoding::BASE64;
+use md5::{Digest, Md5};
 use roxmltree::Node;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -147,11 +149,13 @@ impl Api {
         Err(self.service.answer(&Call::new("GET", &path), format!("more than {MOST_PAGES} pages")))
     }
 
-    /// Puts a part. Its SHA-256 is in the signature, so what arrives as something else is refused.
+    /// Puts a part. What arrives as something else is refused: by Amazon S3 for its SHA-256, which is signed, by SeaweedFS, which does not compare that, for
+    /// its MD5. That nobody swaps bytes on purpose is what TLS and the proof by reading back are for.
     pub(crate) fn put_part(&self, key: &str, upload: &str, number: u32, bytes: &[u8]) -> Result<(), TargetError> {
         let (path, number) = (self.path(key), number.to_string());
         let query = [("partNumber", number.as_str()), ("uploadId", upload)];
-        let call = Call { query: &query, body: bytes, ..Call::new("PUT", &path) };
+        let headers = vec![("content-md5", BASE64.encode(&Md5::digest(bytes)))];
+        let call = Call { query: &query, headers, body: bytes, ..Call::new("PUT", &path) };
         self.service.ask(&call).map(drop)
     }
 

@@ -192,6 +192,11 @@ fn a_bad_day_of_ebs_is_survived_or_said() {
         );
         assert_eq!(no.retry(), if status == 429 { Retry::Later } else { Retry::Never });
     }
+    // A block that is damaged on its way there is refused.
+    let faults = Faults::before(&model.host());
+    faults.add("PUT", "/blocks/", (0, 1), Fault::Garble);
+    let no = fill(&ebs(&faults.url(), 2), &volume, &work, &Kept::default(), Until::Finished).unwrap_err();
+    assert!(no.to_string().contains("the checksum is of other bytes"), "{no}");
     // A block that comes damaged each time is never taken for true.
     let faults = Faults::before(&model.host());
     faults.add("", "blockToken", (0, 1000), Fault::Corrupt);

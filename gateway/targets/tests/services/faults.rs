@@ -21,6 +21,8 @@ pub(crate) enum Fault {
     Slow(Duration),
     /// One byte of the answer's body, the one in its middle, is another.
     Corrupt,
+    /// One byte of the request's body, the one in its middle, reaches the service as another.
+    Garble,
 }
 
 /// To which requests it happens.
@@ -84,7 +86,7 @@ fn pass(
     let text = String::from_utf8_lossy(&head).into_owned();
     let mut words = text.split(' ');
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let body = read_body(&mut client, &text, rest)?;
+    let mut body = read_body(&mut client, &text, rest)?;
     let fault = choose(rules, method, path);
     if fault.is_some() {
         done.lock().unwrap().push(format!("{method} {path}"));
@@ -100,6 +102,10 @@ fn pass(
             return client.write_all(said.as_bytes());
         }
         Some(Fault::Cut) => return client.shutdown(Shutdown::Both),
+        Some(Fault::Garble) => {
+            let middle = body.len() / 2;
+            body.get_mut(middle).into_iter().for_each(|byte| *byte ^= 1);
+        }
         _ => {}
     }
     let mut server = TcpStream::connect(upstream)?;
