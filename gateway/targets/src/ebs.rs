@@ -162,7 +162,7 @@ impl Ebs {
         let is_pending = state.as_deref() == Some("pending");
         if is_pending && let Some(count) = memory.completing {
             // Asked before: whether AWS heard it shows in what becomes of it.
-            filling::complete(&self.api, id, count, None)?;
+            filling::complete(&self.api, id, count, None, false)?;
         }
         let is_complete = state.as_deref() == Some("completed") || (is_pending && memory.completing.is_some());
         let written = memory.written.as_deref().and_then(|text| Written::from_text(text, blocks));

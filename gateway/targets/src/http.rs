@@ -69,6 +69,8 @@ pub struct Reply {
     pub headers: HeaderMap,
     /// The body.
     pub body: Vec<u8>,
+    /// Which attempt it answers: behind the first one, the service may have done before what it refuses now.
+    pub attempt: u32,
 }
 
 /// How a client is made.
@@ -167,7 +169,7 @@ impl Client {
             self.take_turn()?;
             let request = make()?;
             let asked = format!("{} {}", request.method(), request.uri().path());
-            let (said, told) = match self.once(request, most) {
+            let (said, told) = match self.once(request, most, attempt) {
                 Ok(reply) if reply.status < 400 || fine.contains(&reply.status) => return Ok(reply),
                 Ok(reply) if is_passing(reply.status) && attempt < self.patience.attempts => {
                     (format!("{} {}", reply.status, reply.said()), retry_after(&reply.headers))
@@ -230,7 +232,7 @@ impl Client {
         Ok(())
     }
 
-    fn once(&self, request: Request<Vec<u8>>, most: u64) -> Result<Reply, String> {
+    fn once(&self, request: Request<Vec<u8>>, most: u64, attempt: u32) -> Result<Reply, String> {
         let reply = self.agent.run(request).map_err(|error| error.to_string())?;
         let (parts, body) = reply.into_parts();
         let mut bytes = Vec::new();
@@ -238,7 +240,7 @@ impl Client {
         if bytes.len() as u64 > most {
             return Err(format!("an answer of more than {most} bytes"));
         }
-        let mut reply = Reply { status: parts.status.as_u16(), headers: parts.headers, body: bytes };
+        let mut reply = Reply { status: parts.status.as_u16(), headers: parts.headers, body: bytes, attempt };
         if (self.passing)(&reply) {
             reply.status = 429;
         }

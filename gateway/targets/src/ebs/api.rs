@@ -134,12 +134,14 @@ impl Api {
         }
     }
 
-    /// Asks for the snapshot to be completed. `Some`: it was refused, as it is when AWS heard that before.
+    /// Asks for the snapshot to be completed. `Some`: it was refused, as it is when AWS heard that before. That it was refused the very first time
+    /// (`is_first`) is an error.
     pub(crate) fn complete(
         &self,
         snapshot: &str,
         count: u64,
         aggregate: Option<Sum>,
+        is_first: bool,
     ) -> Result<Option<TargetError>, TargetError> {
         let path = format!("/snapshots/completion/{snapshot}");
         let mut headers = vec![("x-amz-changedblockscount", count.to_string())];
@@ -150,7 +152,10 @@ impl Api {
         }
         let call = Call { headers, fine: &[400], ..Call::new("POST", &path) };
         let reply = self.ebs.ask(&call)?;
-        Ok((reply.status == 400).then(|| self.ebs.refused(&call, &reply)))
+        match (reply.status == 400).then(|| self.ebs.refused(&call, &reply)) {
+            Some(refused) if is_first && reply.attempt == 1 => Err(refused),
+            refused => Ok(refused),
+        }
     }
 
     /// The blocks that a completed snapshot holds in `blocks`, with the tokens by which they are read.

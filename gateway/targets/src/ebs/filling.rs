@@ -166,8 +166,9 @@ impl Filling for Open<'_> {
             let written = self.written();
             (written.count(), written.aggregate())
         };
+        let is_first = self.memory.lock().expect("nobody panics while holding it").completing.is_none();
         self.note(Some(count))?;
-        complete(&self.ebs.api, &self.snapshot, count, aggregate)?;
+        complete(&self.ebs.api, &self.snapshot, count, aggregate, is_first)?;
         self.is_complete.store(true, Ordering::Release);
         Ok(())
     }
@@ -212,8 +213,14 @@ impl Filling for Open<'_> {
 }
 
 /// Asks for a snapshot to be completed and waits until AWS says that it is.
-pub(crate) fn complete(api: &Api, snapshot: &str, count: u64, aggregate: Option<Sum>) -> Result<(), TargetError> {
-    let refused = api.complete(snapshot, count, aggregate)?;
+pub(crate) fn complete(
+    api: &Api,
+    snapshot: &str,
+    count: u64,
+    aggregate: Option<Sum>,
+    is_first: bool,
+) -> Result<(), TargetError> {
+    let refused = api.complete(snapshot, count, aggregate, is_first)?;
     let failed = |said: String| TargetError::Conflict(format!("{snapshot} {said}; give the run up and begin anew"));
     let longest = if refused.is_some() { HEARD } else { COMPLETE };
     let waited = api.ec2.client.wait_until(&format!("{snapshot} completed"), longest, || {

@@ -266,7 +266,7 @@ impl Api {
         if xml::error_code(&reply.body).is_some() {
             // Such errors come late, of servers inside: they pass.
             let (status, headers, body) = (500, reply.headers.clone(), reply.body.clone());
-            return Err(self.service.refused(call, &Reply { status, headers, body }));
+            return Err(self.service.refused(call, &Reply { status, headers, body, attempt: reply.attempt }));
         }
         let asked = format!("{} {}", call.method, call.path);
         xml::read(self.service.client.service(), &asked, &reply.body, |root| {
