@@ -106,6 +106,28 @@ fn only_what_changed_is_put_and_the_rest_is_the_parents() {
 }
 
 #[test]
+fn what_was_flushed_is_not_put_again_and_is_counted() {
+    let model = Model::start();
+    let mut volume = Volume::new("data");
+    let work = volume.generation(holed(1, 8));
+    let notes = Kept::default();
+    fill(&at(&model), &volume, &work, &notes, Until::Applied(3)).unwrap();
+    let target = at(&model);
+    let (start, filling) = target.prepare(&work, &notes).unwrap();
+    assert_eq!((start, model.state().puts), (Start::Resumed, 3));
+    let bytes = volume.bytes(work.generation);
+    for block in [4, 5, 6, 7] {
+        let at = block * BLOCK;
+        filling.apply(dedupe::ByteOffset(at as u64), &bytes[at..at + BLOCK]).unwrap();
+    }
+    filling.complete().unwrap();
+    let mut held = vec![1; bytes.len()];
+    filling.read(dedupe::ByteOffset(0), &mut held).unwrap();
+    assert!(held == bytes && model.state().puts == 7);
+    assert_eq!(model.state().with_checksum, 0, "what another process put has no checksum here");
+}
+
+#[test]
 fn a_smaller_volume_inherits_nothing_from_a_larger_one() {
     let model = Model::start();
     let mut volume = Volume::new("data");
