@@ -273,7 +273,7 @@ fn requests_have_the_shape_that_the_community_emulator_moto_takes() {
     let (start, _, point) = fill(&ebs(&url, 3), &volume, &first, &Kept::default(), Until::Finished).unwrap();
     assert_eq!(start, Start::Zeroes);
     let point = point.unwrap();
-    assert_eq!(ebs(&url, 3).points(&volume.image).unwrap(), [point.clone()]);
+    assert_eq!(ebs(&url, 3).points(&volume.image).unwrap(), std::slice::from_ref(&point));
     assert_eq!(ebs(&url, 3).describe().unwrap().checks[0].wrong, None);
     ebs(&url, 3).remove(&point).unwrap();
     ebs(&url, 3).remove(&point).unwrap();
