@@ -1,9 +1,7 @@
 //! What EBS, EC2 and S3 have in common: keys, places, signed requests.
 
 pub(crate) mod sign;
-pub(crate) mod xml;
-
-use crate::credentials::Credentials;
+pub(crate) use crate::credentials::Credentials;
 use crate::error::TargetError;
 use crate::http::{self, Client, MOST_ANSWER, Reply};
 use sign::{Keys, Scope, ToSign, UNSIGNED};
@@ -204,7 +202,7 @@ pub(crate) fn error_code(reply: &Reply) -> Option<String> {
         let json: serde_json::Value = serde_json::from_slice(&reply.body).ok()?;
         ["__type", "code", "Code"].iter().find_map(|name| json.get(name)?.as_str().map(str::to_owned))
     });
-    let code = code.or_else(|| xml::error_code(&reply.body))?;
+    let code = code.or_else(|| crate::xml::error_code(&reply.body))?;
     // `com.amazonaws.ebs#ConflictException:http://…`
     let code = code.split(':').next().unwrap_or_default();
     Some(code.rsplit('#').next().unwrap_or_default().to_owned())

@@ -3,9 +3,9 @@
 //! One small trait, [`Target`], and behind it a file, a block device, a qcow2 image, the volumes of a cloud. The engine that decides what
 //! has to be written is the gateway's; what is here knows one kind of place and nothing of stores and policies. See `docs/design/targets.md`.
 
+mod aws;
 pub mod azure;
 mod crc64;
-mod aws;
 pub mod credentials;
 pub mod ebs;
 pub mod error;
@@ -15,8 +15,8 @@ pub mod pause;
 mod program;
 pub mod qcow2;
 pub mod raw;
-pub mod settings;
 pub mod s3;
+pub mod settings;
 pub mod tags;
 pub mod target;
 mod xml;

@@ -7,7 +7,7 @@
 use crate::error::TargetError;
 use crate::pause::Stop;
 use crate::program::Run;
-use quick_xml::escape::escape;
+use crate::xml::escape;
 use std::ffi::OsStr;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -223,7 +223,7 @@ fn fill(template: &str, domain: &Domain, disks: &[Disk]) -> String {
     let disks: String = disks.iter().enumerate().map(|(at, disk)| disk_xml(at, disk)).collect();
     let mark = format!("<sluice:domain xmlns:sluice='{OURS}'/>");
     let values = [
-        ("@NAME@", escape(domain.name.as_str()).into_owned()),
+        ("@NAME@", escape(&domain.name)),
         ("@MEMORY@", domain.memory.to_string()),
         ("@VCPUS@", domain.vcpus.to_string()),
         ("@DISKS@", disks),
@@ -250,8 +250,8 @@ fn disk_xml(at: usize, disk: &Disk) -> String {
     let path = disk.path.to_string_lossy();
     format!(
         "\n    <disk type='file' device='disk'><driver name='qemu' type='{}'/><source file='{}'/><target dev='{prefix}{letter}' bus='{}'/></disk>",
-        escape(disk.format.as_str()),
-        escape(path.as_ref()),
-        escape(disk.bus.as_str())
+        escape(&disk.format),
+        escape(&path),
+        escape(&disk.bus)
     )
 }

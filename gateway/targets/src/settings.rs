@@ -2,10 +2,12 @@
 
 use crate::azure::{Azure, AzureSettings};
 use crate::credentials::Credentials;
+use crate::ebs::{Ebs, EbsSettings};
 use crate::error::TargetError;
 use crate::http::Options;
 use crate::qcow2::{Qcow2, Qcow2Settings};
 use crate::raw::Raw;
+use crate::s3::{S3, S3Settings};
 use crate::target::Target;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -22,6 +24,10 @@ pub enum Settings {
     Qcow2(Qcow2Settings),
     /// A container of an Azure storage account that gets a page blob for each volume.
     Azure(AzureSettings),
+    /// AWS: an EBS snapshot for each generation, by the EBS direct APIs.
+    Ebs(EbsSettings),
+    /// A bucket of an S3-compatible store that gets an object for each generation.
+    S3(S3Settings),
 }
 
 /// A folder of raw files.
@@ -48,6 +54,8 @@ impl Settings {
             Settings::Device(_) => "device",
             Settings::Qcow2(_) => "qcow2",
             Settings::Azure(_) => "azure",
+            Settings::Ebs(_) => "ebs",
+            Settings::S3(_) => "s3",
         }
     }
 
@@ -57,7 +65,7 @@ impl Settings {
             Settings::Raw(settings) => vec![&settings.folder],
             Settings::Device(settings) => vec![&settings.path],
             Settings::Qcow2(settings) => vec![&settings.folder],
-            Settings::Azure(_) => Vec::new(),
+            Settings::Azure(_) | Settings::Ebs(_) | Settings::S3(_) => Vec::new(),
         }
     }
 
@@ -76,6 +84,8 @@ impl Settings {
             Settings::Device(settings) => Box::new(Raw::exact(&settings.path, records)),
             Settings::Qcow2(settings) => Box::new(Qcow2::new(settings, &options.stop)?),
             Settings::Azure(settings) => Box::new(Azure::new(settings, credentials, options)?),
+            Settings::Ebs(settings) => Box::new(Ebs::new(settings.clone(), credentials, options.clone())?),
+            Settings::S3(settings) => Box::new(S3::new(settings.clone(), credentials, options.clone())?),
         })
     }
 }

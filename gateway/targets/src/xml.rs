@@ -1,82 +1,65 @@
-//! XML as services answer it: elements and their text, read into a small tree, within limits. No attributes, no namespaces, no entities but the five of XML, nothing is fetched.
+//! What services answer as XML, and what libvirt is told.
+//!
+//! Limits come first: the client cuts off what is too long, and documents with a type definition (the way to entities that grow) are refused.
 
-use quick_xml::events::{BytesStart, Event};
-use quick_xml::reader::Reader;
+use crate::error::TargetError;
+use roxmltree::{Document, Node, ParsingOptions};
 
-/// Elements inside each other at most; answers of services have some eight.
-const DEEPEST: usize = 32;
+/// Elements, texts and attributes of one answer at most: a page of 1,000 things with their tags has some 60,000.
+const MOST_NODES: u32 = 1 << 20;
 
-/// One element.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Element {
-    /// Its name, with its prefix.
-    pub(crate) name: String,
-    /// Its own text, unescaped, without that of its children.
-    pub(crate) text: String,
-    /// What is in it.
-    pub(crate) children: Vec<Element>,
+/// Reads an answer and takes from it what `take` wants. `None` from `take`: something is missing.
+pub(crate) fn read<T>(
+    service: &str,
+    asked: &str,
+    body: &[u8],
+    take: impl FnOnce(Node<'_, '_>) -> Option<T>,
+) -> Result<T, TargetError> {
+    let wrong = |said: String| TargetError::Answer { service: service.to_owned(), asked: asked.to_owned(), said };
+    let text = std::str::from_utf8(body).map_err(|_| wrong("XML that is not UTF-8".into()))?;
+    let options = ParsingOptions { allow_dtd: false, nodes_limit: MOST_NODES, ..ParsingOptions::default() };
+    let document = Document::parse_with_options(text.trim_start_matches('\u{feff}').trim_start(), options)
+        .map_err(|error| wrong(format!("XML with a fault: {error}")))?;
+    let root = document.root_element();
+    take(root).ok_or_else(|| wrong(format!("`{}` without what it has to hold", root.tag_name().name())))
 }
 
-impl Element {
-    /// The first child of a name.
-    pub(crate) fn child(&self, name: &str) -> Option<&Element> {
-        self.children.iter().find(|child| child.name == name)
-    }
-
-    /// The text of the first child of a name.
-    pub(crate) fn text_of(&self, name: &str) -> Option<&str> {
-        Some(self.child(name)?.text.as_str())
-    }
-
-    /// All children of a name.
-    pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Element> {
-        self.children.iter().filter(move |child| child.name == name)
-    }
-}
-
-/// The document's element. The caller limits how long the text is.
-///
-/// # Errors
-/// What is wrong with it, in a line.
-pub(crate) fn parse(text: &str) -> Result<Element, String> {
-    let mut reader = Reader::from_str(text.trim_start_matches('\u{feff}'));
-    let mut open: Vec<Element> = vec![Element::default()];
-    loop {
-        let here = open.last_mut().ok_or("an element is closed that was not opened")?;
-        match reader.read_event().map_err(|error| error.to_string())? {
-            Event::Start(start) => {
-                open.push(element(&start));
-                if open.len() > DEEPEST {
-                    return Err(format!("more than {DEEPEST} elements inside each other"));
-                }
-            }
-            Event::Empty(start) => here.children.push(element(&start)),
-            Event::End(_) => {
-                let done = open.pop().ok_or("an element is closed that was not opened")?;
-                open.last_mut().ok_or("an element is closed that was not opened")?.children.push(done);
-            }
-            Event::Text(text) => here.text.push_str(&text.xml10_content()),
-            Event::CData(text) => here.text.push_str(&text.xml10_content()),
-            Event::GeneralRef(reference) => match reference.resolve_char_ref().map_err(|error| error.to_string())? {
-                Some(character) => here.text.push(character),
-                None => here.text.push_str(
-                    quick_xml::escape::resolve_predefined_entity(&reference.xml10_content())
-                        .ok_or("an entity that XML does not have")?,
-                ),
-            },
-            Event::DocType(_) => return Err("a document type, which nobody needs".into()),
-            Event::Eof => break,
-            Event::Decl(_) | Event::PI(_) | Event::Comment(_) => {}
+/// A text as it stands in a document, between elements or in an attribute.
+pub(crate) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&apos;"),
+            c => escaped.push(c),
         }
     }
-    match (open.pop(), open.is_empty()) {
-        (Some(mut all), true) if all.children.len() == 1 => Ok(all.children.remove(0)),
-        _ => Err("not exactly one whole document".into()),
-    }
+    escaped
 }
 
-fn element(start: &BytesStart<'_>) -> Element {
-    Element { name: start.name().as_ref().to_owned(), ..Element::default() }
+/// The code of an error, in the form of S3 (`Error/Code`) or of EC2 (`Response/Errors/Error/Code`).
+pub(crate) fn error_code(body: &[u8]) -> Option<String> {
+    read("", "", body, |root| {
+        let error = root.descendants().find(|node| node.tag_name().name() == "Error")?;
+        text(error, "Code").map(str::to_owned)
+    })
+    .ok()
+}
+
+/// Children with this name, whatever their namespace: stores differ in it.
+pub(crate) fn children<'a, 'input: 'a>(
+    of: Node<'a, 'input>,
+    name: &'static str,
+) -> impl Iterator<Item = Node<'a, 'input>> {
+    of.children().filter(move |node| node.tag_name().name() == name)
+}
+
+/// The text of the first child with this name.
+pub(crate) fn text<'a>(of: Node<'a, '_>, name: &'static str) -> Option<&'a str> {
+    children(of, name).next().map(|node| node.text().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -84,23 +67,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_document_is_read_with_its_entities() {
-        let read = parse(
-            "\u{feff}<?xml version=\"1.0\"?><a x='1'><b>c &lt;&#65;&gt; d</b><b/><!-- e --><c><![CDATA[<f>]]></c></a>",
-        );
-        let read = read.unwrap();
-        assert_eq!(read.name, "a");
-        assert_eq!(read.all("b").map(|b| b.text.as_str()).collect::<Vec<_>>(), ["c <A> d", ""]);
-        assert_eq!(read.text_of("c"), Some("<f>"));
+    fn what_is_escaped_reads_as_it_was() {
+        let text = "<&\"'> 深圳 a]]>b";
+        let document = format!("<a b=\"{0}\">{0}</a>", escape(text));
+        let read =
+            read("", "", document.as_bytes(), |root| Some((root.attribute("b")?.to_owned(), root.text()?.to_owned())));
+        assert_eq!(read.unwrap(), (text.to_owned(), text.to_owned()));
     }
 
     #[test]
-    fn what_is_no_whole_document_is_refused() {
-        for wrong in ["", "text", "<a>", "<a></b>", "<a/><b/>", "</a>", "<a>&x;</a>", "<!DOCTYPE a><a/>"] {
-            assert!(parse(wrong).is_err(), "{wrong}: {:?}", parse(wrong));
+    fn errors_of_both_kinds_are_found_and_garbage_is_refused() {
+        let s3 = br#"<?xml version="1.0"?><Error><Code>NoSuchUpload</Code><Message>x</Message></Error>"#;
+        assert_eq!(error_code(s3).as_deref(), Some("NoSuchUpload"));
+        let ec2 = b"\n<Response><Errors><Error><Code>InvalidSnapshot.NotFound</Code></Error></Errors></Response>";
+        assert_eq!(error_code(ec2).as_deref(), Some("InvalidSnapshot.NotFound"));
+        for garbage in [&b""[..], b"\xff", b"<a><b></a>", b"{}", &b"<a>".repeat(100_000)] {
+            assert_eq!(error_code(garbage), None);
         }
-        let deep = |depth: usize| parse(&("<a>".repeat(depth) + &"</a>".repeat(depth)));
-        assert!(deep(DEEPEST - 1).is_ok());
-        assert_eq!(deep(100_000).unwrap_err(), "more than 32 elements inside each other");
+        let bomb = br#"<!DOCTYPE a [<!ENTITY b "cc"><!ENTITY d "&b;&b;">]><Error><Code>&d;</Code></Error>"#;
+        assert_eq!(error_code(bomb), None);
     }
 }

@@ -4,7 +4,8 @@ use super::sign::{Account, Signed, Way};
 use crate::crc64;
 use crate::error::TargetError;
 use crate::http::{Client, MOST_ANSWER, Reply};
-use crate::xml::{self, Element};
+use crate::xml;
+use roxmltree::Node;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use ureq::http::Request;
@@ -135,18 +136,20 @@ impl Blobs {
                 query.push(("marker", marker));
             }
             let ask = Ask { method: "GET", query, ..Ask::default() };
-            let answer = self.read_xml(&ask)?;
-            for blob in answer.child("Blobs").into_iter().flat_map(|blobs| blobs.all("Blob")) {
-                if blob.text_of("Name") != Some(name) {
-                    continue; // the name is the beginning of this one
-                }
-                let listed = listed(blob).ok_or_else(|| self.odd(&ask, "a blob without its properties"))?;
+            let (blobs, next) = self.read_xml(&ask, |root| {
+                let blobs = xml::children(root, "Blobs").flat_map(|blobs| xml::children(blobs, "Blob"));
+                // The name is the beginning of others.
+                let ours = blobs.filter(|blob| xml::text(*blob, "Name") == Some(name));
+                let blobs: Option<Vec<Listed>> = ours.map(listed).collect();
+                Some((blobs?, xml::text(root, "NextMarker").unwrap_or_default().to_owned()))
+            })?;
+            for listed in blobs {
                 match listed.snapshot {
                     None => found.blob = Some(listed),
                     Some(_) => found.snapshots.push(listed),
                 }
             }
-            marker = answer.text_of("NextMarker").unwrap_or_default().to_owned();
+            marker = next;
             if marker.is_empty() {
                 found.snapshots.sort_by(|a, b| a.snapshot.cmp(&b.snapshot));
                 return Ok(found);
@@ -157,10 +160,9 @@ impl Blobs {
         }
     }
 
-    fn read_xml(&self, ask: &Ask<'_>) -> Result<Element, TargetError> {
+    fn read_xml<T>(&self, ask: &Ask<'_>, take: impl FnOnce(Node<'_, '_>) -> Option<T>) -> Result<T, TargetError> {
         let reply = self.ask(ask)?;
-        let text = String::from_utf8(reply.body).map_err(|_| self.odd(ask, "no UTF-8"))?;
-        xml::parse(&text).map_err(|why| self.odd(ask, &why))
+        xml::read(self.client.service(), &format!("{} {}", ask.method, ask.name), &reply.body, take)
     }
 
     /// Makes an empty page blob; `false`: there is one already.
@@ -223,11 +225,11 @@ impl Blobs {
         let query = vec![("comp", "pagelist".into())];
         let headers = vec![("x-ms-range", bytes_header(within))];
         let ask = Ask { method: "GET", name, query, headers, ..Ask::default() };
-        let answer = self.read_xml(&ask)?;
-        let number = |element: &Element, name| element.text_of(name)?.trim().parse::<u64>().ok();
-        let range = |element: &Element| Some(number(element, "Start")?..number(element, "End")?.checked_add(1)?);
-        let ranges: Option<Vec<_>> = answer.all("PageRange").map(range).collect();
-        ranges.ok_or_else(|| self.odd(&ask, "a range without its ends"))
+        self.read_xml(&ask, |root| {
+            let number = |node, name| xml::text(node, name)?.trim().parse::<u64>().ok();
+            let range = |node| Some(number(node, "Start")?..number(node, "End")?.checked_add(1)?);
+            xml::children(root, "PageRange").map(range).collect()
+        })
     }
 
     /// Makes a snapshot of a blob that is still as `etag` says. Asked twice it makes two: the caller looks before and after.
@@ -276,15 +278,16 @@ fn bytes_header(range: &Range<u64>) -> String {
     format!("bytes={}-{}", range.start, range.end - 1)
 }
 
-fn listed(blob: &Element) -> Option<Listed> {
-    let properties = blob.child("Properties")?;
-    let metadata = blob.child("Metadata").map_or(&[][..], |metadata| &metadata.children);
+fn listed(blob: Node<'_, '_>) -> Option<Listed> {
+    let properties = xml::children(blob, "Properties").next()?;
+    let metadata = xml::children(blob, "Metadata").flat_map(|metadata| metadata.children()).filter(Node::is_element);
+    let text = |node: Node<'_, '_>| node.text().unwrap_or_default().to_owned();
     Some(Listed {
-        snapshot: blob.text_of("Snapshot").filter(|text| !text.is_empty()).map(str::to_owned),
-        etag: quoted(properties.text_of("Etag")?),
-        len: properties.text_of("Content-Length")?.parse().ok()?,
-        is_page_blob: properties.text_of("BlobType") == Some("PageBlob"),
-        metadata: metadata.iter().map(|entry| (entry.name.to_ascii_lowercase(), entry.text.clone())).collect(),
+        snapshot: xml::text(blob, "Snapshot").filter(|text| !text.is_empty()).map(str::to_owned),
+        etag: quoted(xml::text(properties, "Etag")?),
+        len: xml::text(properties, "Content-Length")?.parse().ok()?,
+        is_page_blob: xml::text(properties, "BlobType") == Some("PageBlob"),
+        metadata: metadata.map(|entry| (entry.tag_name().name().to_ascii_lowercase(), text(entry))).collect(),
     })
 }
 

@@ -2,9 +2,10 @@
 
 use super::BLOCK;
 use super::written::Sum;
-use crate::aws::{self, Call, Service, sign, xml};
+use crate::aws::{self, Call, Service, sign};
 use crate::error::TargetError;
 use crate::http::Reply;
+use crate::xml;
 use data_encoding::BASE64;
 use ring::digest::{SHA256, digest};
 use serde::Deserialize;

@@ -1,8 +1,9 @@
 //! The questions that are asked of an S3-compatible store, buckets named in the path.
 
-use crate::aws::{self, Call, Service, sign, xml};
+use crate::aws::{self, Call, Service, sign};
 use crate::error::TargetError;
 use crate::http::Reply;
+use crate::xml;
 use data_encoding::BASE64;
 use md5::{Digest, Md5};
 use roxmltree::Node;

@@ -263,7 +263,7 @@ fn settings_that_cannot_be_are_refused() {
 
 #[test]
 fn requests_have_the_shape_that_the_community_emulator_moto_takes() {
-    let Some(url) = crate::service("SLUICE_MOTO", "MOTO_URL") else { return };
+    let Some(url) = crate::service::value("moto", "MOTO_URL") else { return };
     let mut volume = Volume::new("data");
     let first = volume.generation(holed(1, 5));
     let notes = Kept::default();

@@ -41,8 +41,8 @@ impl Drop for Client {
 
 impl Store {
     /// Each test and each of its runs has a prefix of its own in one bucket.
-    fn of(variable: &str, prefix: &str) -> Option<Store> {
-        let get = |name| crate::service(variable, name);
+    fn of(service: &str, prefix: &str) -> Option<Store> {
+        let get = |name| crate::service::value(service, name);
         let url = get("S3_ENDPOINT")?;
         let host = url.strip_prefix("http://").unwrap().to_owned();
         let (access, secret, bucket) = (get("S3_ACCESS_KEY")?, get("S3_SECRET_KEY")?, get("S3_BUCKET")?);
@@ -108,17 +108,17 @@ fn holds_the_contract(variable: &str, prefix: &str) {
 
 #[test]
 fn seaweedfs_fulfils_the_contract() {
-    holds_the_contract("SLUICE_S3", "contract");
+    holds_the_contract("s3", "contract");
 }
 
 #[test]
 fn cephs_rados_gateway_fulfils_the_contract() {
-    holds_the_contract("SLUICE_CEPH", "contract");
+    holds_the_contract("ceph", "contract");
 }
 
 #[test]
 fn an_upload_that_is_killed_at_any_step_goes_on_or_goes_away() {
-    let Some(store) = Store::of("SLUICE_S3", "killed") else { return };
+    let Some(store) = Store::of("s3", "killed") else { return };
     let left = |volume: &Volume| -> Vec<String> {
         let points = store.direct().points(&volume.image).unwrap();
         let is_of_point =
@@ -132,7 +132,7 @@ fn an_upload_that_is_killed_at_any_step_goes_on_or_goes_away() {
 
 #[test]
 fn only_parts_that_changed_go_over_the_line() {
-    let Some(store) = Store::of("SLUICE_S3", "delta") else { return };
+    let Some(store) = Store::of("s3", "delta") else { return };
     let mut volume = Volume::new("data");
     // Parts: bytes, a hole, bytes, bytes, a short one.
     let mut bytes = noise(1, 4 * PART + 1000);
@@ -173,7 +173,7 @@ fn only_parts_that_changed_go_over_the_line() {
 
 #[test]
 fn what_dead_runs_left_is_removed_by_the_next() {
-    let Some(store) = Store::of("SLUICE_S3", "dead") else { return };
+    let Some(store) = Store::of("s3", "dead") else { return };
     let mut volume = Volume::new("data");
     // One dead in the middle of its upload, one after it put its object together; the notes of both are lost.
     let (first, second) = (volume.generation(noise(1, PART + 1)), volume.generation(noise(2, PART + 1)));
@@ -193,7 +193,7 @@ fn what_dead_runs_left_is_removed_by_the_next() {
 
 #[test]
 fn a_bad_day_of_s3_is_survived_or_said() {
-    let Some(store) = Store::of("SLUICE_S3", "bad-day") else { return };
+    let Some(store) = Store::of("s3", "bad-day") else { return };
     let mut volume = Volume::new("data");
     let first = volume.generation(noise(1, 2 * PART + 5));
     let faults = Faults::before(&store.host);
@@ -242,7 +242,7 @@ fn a_bad_day_of_s3_is_survived_or_said() {
 
 #[test]
 fn a_part_that_is_damaged_on_its_way_is_refused_by_the_store() {
-    let Some(store) = Store::of("SLUICE_S3", "damaged") else { return };
+    let Some(store) = Store::of("s3", "damaged") else { return };
     let mut volume = Volume::new("data");
     let work = volume.generation(noise(1, PART));
     let faults = Faults::before(&store.host);
@@ -256,7 +256,7 @@ fn a_part_that_is_damaged_on_its_way_is_refused_by_the_store() {
 
 #[test]
 fn wrong_keys_are_said_by_the_description() {
-    let Some(store) = Store::of("SLUICE_S3", "keys") else { return };
+    let Some(store) = Store::of("s3", "keys") else { return };
     let wrong = Store { secret: "wrong".into(), ..store };
     let checks = wrong.direct().describe().unwrap().checks;
     assert!(checks[0].wrong.as_ref().unwrap().contains("403"), "{checks:?}");

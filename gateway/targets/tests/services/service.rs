@@ -31,6 +31,11 @@ pub(crate) fn find(name: &str) -> Option<Env> {
     Some(Env { path: path.into(), vars })
 }
 
+/// One value of a service.
+pub(crate) fn value(name: &str, var: &str) -> Option<String> {
+    Some(find(name)?.get(var))
+}
+
 /// A file of credentials.
 pub(crate) fn private(dir: &Path, lines: &str) -> PathBuf {
     let path = dir.join("credentials");
