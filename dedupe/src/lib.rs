@@ -4,9 +4,10 @@
 //! * [`id`]: identity, place and unit as types; the grains (block, leaf, slab).
 //! * [`root`]: the proof, BLAKE3 as a tree. [`chunk`]: content-defined pieces. [`keys`]: encryption at rest.
 //! * [`storage`]: where packs lie. [`pack`]: what one looks like.
-//! * [`store`]: lineages, generations and their bytes, over packs and a redb index. [`draft`]: a generation in the making.
+//! * [`store`]: lineages, generations and their bytes, over packs and a redb index. [`draft`]: a generation in the making. [`back`]: parts of one for the other end.
 
 mod anchors;
+pub mod back;
 mod bases;
 mod cache;
 pub mod chunk;
@@ -36,6 +37,7 @@ pub mod storage;
 pub mod store;
 
 pub use anchors::BYTES_PER_ANCHOR;
+pub use back::{AnswerError, Answered, Measured, Taken, Wanted};
 pub use codec::{CodecMemory, Effort};
 pub use delta::{FoundMarks, SlabDelta};
 pub use draft::{Draft, SlabReport, SlabScan};

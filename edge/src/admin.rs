@@ -9,6 +9,7 @@ use crate::diagnostics;
 use crate::keeper;
 use crate::line::{Advice, Line, LocalError, Standing};
 use crate::page::{self, PageInfo};
+use crate::restore::{self, Order, RestoreStatus};
 use crate::source::SourceSpec;
 use crate::status::{Status, VolumeStatus};
 use crate::text;
@@ -104,6 +105,24 @@ pub enum Request {
     },
     /// Everything that can be known of this edge without its secrets.
     Diagnostics,
+    /// Which generations of a volume there are.
+    Generations {
+        /// The volume's name, or the id of a lineage.
+        volume: String,
+        /// Also those at the gateway; without a session with one that is an error.
+        remote: bool,
+    },
+    /// What a restore would do.
+    RestorePlan(Order),
+    /// Begin a restore and wait for its end; it goes on without whoever asked.
+    Restore(Order),
+    /// The restores that run, and the last ones that are over.
+    Restores,
+    /// End a restore.
+    RestoreCancel {
+        /// Its number.
+        id: u64,
+    },
 }
 
 /// One line of an answer.
@@ -154,6 +173,14 @@ pub enum Outcome {
     Page(PageInfo),
     /// Of [`Request::Diagnostics`].
     Diagnostics(serde_json::Value),
+    /// Of [`Request::Generations`], newest first.
+    Generations(Vec<restore::Known>),
+    /// Of [`Request::RestorePlan`].
+    RestorePlanned(Box<restore::Plan>),
+    /// Of [`Request::Restore`]: it is done and proved.
+    Restored(Box<RestoreStatus>),
+    /// Of [`Request::Restores`] and [`Request::RestoreCancel`].
+    Restores(Vec<RestoreStatus>),
 }
 
 /// Something in the local store that was not as it was written.
@@ -325,6 +352,21 @@ pub async fn handle(daemon: &Daemon, request: Request, replies: &mpsc::Sender<Re
             Ok(Outcome::Page(info))
         }
         Request::Diagnostics => Ok(Outcome::Diagnostics(diagnostics::bundle(daemon).await)),
+        Request::Generations { volume, remote } => {
+            Ok(Outcome::Generations(restore::list(daemon, &volume, remote).await?))
+        }
+        Request::RestorePlan(order) => Ok(Outcome::RestorePlanned(Box::new(restore::planned(daemon, &order).await?))),
+        Request::Restore(order) => {
+            let (id, plan) = daemon.restores().begin(daemon, &order).await?;
+            let _ = replies.try_send(Reply::Progress(plan.sentence));
+            let show = |status: &RestoreStatus| drop(replies.try_send(Reply::Progress(status.to_string())));
+            Ok(Outcome::Restored(Box::new(daemon.restores().wait(daemon, id, show).await?)))
+        }
+        Request::Restores => Ok(Outcome::Restores(daemon.restores().statuses(daemon))),
+        Request::RestoreCancel { id } => {
+            daemon.restores().cancel(id).await?;
+            Ok(Outcome::Restores(daemon.restores().statuses(daemon)))
+        }
         Request::Policy => {
             let line = daemon.link().line();
             Ok(Outcome::Policy { document: line.document(), standing: Box::new(line.standing()) })

@@ -1,5 +1,7 @@
 //! The command line: asks the running daemon, or does it itself where none runs and that makes sense.
 
+mod restore;
+
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use dedupe::{ByteOffset, Progress};
@@ -85,6 +87,10 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// List the generations of a volume.
+    Generations(restore::Generations),
+    /// Write a generation of a volume to a file or block device here; what is here needs no line.
+    Restore(restore::Restore),
     /// Show what each volume is doing and what holds it back.
     Status {
         #[command(flatten)]
@@ -238,6 +244,8 @@ pub(crate) async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             println!("volume {name} is not replicated any more; what the gateway holds of it stays there");
         }
         Command::Capture { at, volume, all: _, wait, json } => capture(&at.load()?, volume, wait, json).await?,
+        Command::Generations(asked) => restore::generations(asked).await?,
+        Command::Restore(asked) => restore::restore(asked).await?,
         Command::Status { at, json } => show(&status(&at.load()?).await?, json)?,
         Command::Root { file } => root(file).await?,
         Command::CheckConfig(at) => check(&at.load()?),
@@ -285,7 +293,14 @@ async fn request(config: &Config, request: Request) -> anyhow::Result<Outcome> {
 
 /// Without a line to a gateway nothing is ever verified there.
 fn needs_daemon(request: &Request) -> bool {
-    matches!(request, Request::Capture { wait: true, .. } | Request::LineTest)
+    matches!(
+        request,
+        Request::Capture { wait: true, .. }
+            | Request::LineTest
+            | Request::Restore(_)
+            | Request::RestoreCancel { .. }
+            | Request::Generations { remote: true, .. }
+    )
 }
 
 async fn locally(config: &Config, request: Request, line: &mut ProgressLine) -> anyhow::Result<Outcome> {
@@ -494,6 +509,7 @@ fn show(status: &Status, json: bool) -> anyhow::Result<()> {
         let late = volume.late.as_ref().map(|late| format!(" {late}")).unwrap_or_default();
         println!("{:width$}  {:8}  {}{arrives}{late}", volume.name, volume.share.class, volume.doing);
     }
+    status.restores.iter().filter(|restore| !restore.phase.is_over()).for_each(|restore| println!("{restore}"));
     if status.volumes.is_empty() {
         println!("No volumes; add one with `sluice-edge volume add NAME --source file:PATH`.");
     }

@@ -13,6 +13,7 @@ use crate::line::{Advice, Line, NoAdvice};
 use crate::link::Link;
 use crate::metrics::{self, Metrics};
 use crate::pipeline::{Notify, Pipeline, Shared, SpoolOrStore, blocking, target_of};
+use crate::restore::{self, Restores};
 use crate::sender::State as Sending;
 use crate::state::{AddError, State, StateError};
 use crate::status::{SendingStatus, Status, Surroundings, VolumeStatus, line};
@@ -47,6 +48,9 @@ pub enum StartError {
     /// The state directory.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The records of restores.
+    #[error("cannot read the records of restores in the state directory: {0}")]
+    Restores(#[source] std::io::Error),
     /// The state of a volume.
     #[error("cannot read the state of volume {volume}: {source}")]
     Volume {
@@ -118,6 +122,9 @@ pub enum DaemonError {
     /// The page.
     #[error(transparent)]
     Page(#[from] page::PageError),
+    /// A restore.
+    #[error(transparent)]
+    Restore(#[from] restore::RestoreError),
 }
 
 /// What a capture and the sending of its generation took.
@@ -171,6 +178,7 @@ struct Inner {
     extent: Extent,
     shared: Arc<Shared>,
     volumes: Mutex<Vec<(Arc<Volume>, Notify)>>,
+    restores: Restores,
     /// One capture at a time: the memory ceiling has room for one set of workers.
     captures: Semaphore,
     registry: Registry,
@@ -216,6 +224,8 @@ impl Daemon {
         });
         metrics::register(&registry, &shared.link, &config)?;
         monitoring::register_process(&registry, "sluice-edge", env!("CARGO_PKG_VERSION"))?;
+        let (directory, store) = (config.state.clone(), shared.disk.store.clone());
+        let restores = blocking(move || Restores::open(&directory, &store)).await.map_err(StartError::Restores)?;
         let listener = match config.http.filter(|_| extent == Extent::Full) {
             Some(address) => Some(monitoring::bind(address).await?),
             None => None,
@@ -227,6 +237,7 @@ impl Daemon {
             extent,
             shared,
             volumes: Mutex::default(),
+            restores,
             captures: Semaphore::new(1),
             registry,
             health,
@@ -286,6 +297,7 @@ impl Daemon {
         shared.tracker.spawn(shared.gate.clone().follow(shared.link.line().volumes(), stop.clone()));
         shared.tracker.spawn(self.clone().watch_line());
         shared.tracker.spawn(keeper::run(self.clone(), stop));
+        self.0.restores.resume(self);
         Ok(())
     }
 
@@ -348,6 +360,10 @@ impl Daemon {
 
     pub(crate) fn tracker(&self) -> &TaskTracker {
         &self.0.shared.tracker
+    }
+
+    pub(crate) fn restores(&self) -> &Restores {
+        &self.0.restores
     }
 
     pub(crate) fn is_local(&self) -> bool {
@@ -591,6 +607,7 @@ impl Daemon {
             sent_bytes: meter.sent_bytes,
             received_bytes: meter.received_bytes,
             volumes,
+            restores: self.0.restores.statuses(self),
             link,
         }
     }

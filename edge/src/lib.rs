@@ -8,7 +8,7 @@
 //! * [`source`], [`capture`]: where bytes come from; a volume becomes a generation.
 //! * [`volumes`], [`state`], [`journal`], [`spool`], [`identity`]: everything durable.
 //! * [`sender`]: what is done next for a volume, as a pure state machine; `pipeline` does it; [`pace`] chooses the coder's effort.
-//! * [`link`], [`mod@enrol`]: the line to the gateway.
+//! * [`link`], [`mod@enrol`]: the line to the gateway. [`restore`]: generations back to the branch.
 //! * [`daemon`]: all of it together. [`status`], [`admin`], [`metrics`], [`figures`], [`page`], [`diagnostics`]: how it is seen and asked.
 
 pub mod admin;
@@ -32,6 +32,7 @@ pub mod metrics;
 pub mod pace;
 pub mod page;
 mod pipeline;
+pub mod restore;
 pub mod sender;
 pub mod source;
 pub mod spool;

@@ -7,6 +7,7 @@ pub use doing::{Behind, Doing};
 use crate::gate::Share;
 use crate::line::Standing;
 use crate::link::LinkState;
+use crate::restore::RestoreStatus;
 use crate::sender::{Coder, State};
 use crate::text;
 use crate::volume::{CaptureSide, SenderSide, Volume};
@@ -38,6 +39,9 @@ pub struct Status {
     pub received_bytes: u64,
     /// All volumes, in the order in which they were added.
     pub volumes: Vec<VolumeStatus>,
+    /// Restores that run, and the last ones that are over.
+    #[serde(default)]
+    pub restores: Vec<RestoreStatus>,
 }
 
 /// One volume.

@@ -129,6 +129,7 @@ impl Daemon {
                 Downlinks::new(registry.clone()),
             )),
             pool: Pool::new(config.decode_workers, incoming, metrics.clone()),
+            back: crate::back::Back::default(),
             figures: Figures::new(state.clone()),
             state,
             metrics,

@@ -1,5 +1,6 @@
 //! A data connection: joins its session, then carries one parcel per stream.
 
+use crate::back;
 use crate::brake::Brake;
 use crate::incoming::{Announced, Part, has_room};
 use crate::ingest::{AHEAD, Receiving, file_refusal, finish};
@@ -9,7 +10,7 @@ use dedupe::parcel::MAX_PARCEL;
 use quinn::Connection;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Instrument;
 use wire::identity::PeerIdentity;
 use wire::message::{DataReply, DataRequest, MAX_SLOTS, Refusal, SLOT_MILLIS};
@@ -51,7 +52,7 @@ pub(crate) async fn run(
     if writer.send(&DataReply::Joined).await.is_err() {
         return;
     }
-    let room = Arc::new(Semaphore::new(STREAMS));
+    let (room, back) = (Arc::new(Semaphore::new(STREAMS)), Arc::new(Semaphore::new(back::AT_ONCE)));
     loop {
         let permit = room.clone().acquire_owned().await.expect("the semaphore is never closed");
         let streams = tokio::select! {
@@ -61,20 +62,29 @@ pub(crate) async fn run(
                 Err(_) => break, // the edge closed it, was cut off, or the session ended
             },
         };
-        let (tasks, gateway, session) = (gateway.tasks.clone(), gateway.clone(), session.clone());
+        let (tasks, gateway, session, back) = (gateway.tasks.clone(), gateway.clone(), session.clone(), back.clone());
         let span = tracing::info_span!("session", session = session.label(), site = session.name);
         let taken = async move {
-            parcel(&gateway, &session, streams).await;
-            drop(permit);
+            serve(&gateway, &session, streams, (permit, back)).await;
         };
         tasks.spawn(taken.instrument(span));
     }
 }
 
-async fn parcel(gateway: &Gateway, session: &LiveSession, (mut writer, mut reader): (FrameWriter, FrameReader)) {
+async fn serve(
+    gateway: &Gateway,
+    session: &LiveSession,
+    (mut writer, mut reader): (FrameWriter, FrameReader),
+    (place, back): (OwnedSemaphorePermit, Arc<Semaphore>),
+) {
     let announced = match tokio::time::timeout(FIRST_WORD, reader.expect::<DataRequest>()).await {
         Ok(Ok(DataRequest::Parcel { generation, number, len, hash })) => Announced { generation, number, len, hash },
         Ok(Ok(DataRequest::Test { len })) => return test(len, writer, reader).await,
+        Ok(Ok(DataRequest::Fetch(fetch))) => {
+            // What goes down for minutes takes no parcel's place.
+            drop(place);
+            return back::serve(gateway, session, (fetch, back.try_acquire_owned()), writer, reader).await;
+        }
         _ => return reader.stop(),
     };
     let reply = match receive(gateway, session, announced, &mut writer, &mut reader).await {

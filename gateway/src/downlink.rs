@@ -41,6 +41,8 @@ pub(crate) struct Down {
     pub(crate) rate: Rate,
     /// Nothing at all leaves, not even control.
     pub(crate) silent: bool,
+    /// Whether more than acknowledgements may go down.
+    pub(crate) open: bool,
     /// Until when that holds as far as time alone decides.
     until: Option<Timestamp>,
 }
@@ -59,7 +61,8 @@ pub(crate) fn down(policy: &Policy, schedule: &Schedule, now: Timestamp) -> Down
         Rate::Closed => acknowledgements(policy, at(&most_local(policy, now)).up),
         open => open,
     };
-    Down { rate, silent: allowed.control == Control::Silent, until: allowed.until }
+    let open = allowed.down.is_open();
+    Down { rate, silent: allowed.control == Control::Silent, open, until: allowed.until }
 }
 
 /// The boost that people at the site may give themselves, if they may, as if it held.
@@ -99,6 +102,8 @@ struct Site {
     rule: Rule,
     /// A session that began then may be told of a silent blackout.
     dialled: Instant,
+    /// Whether more than acknowledgements may go down.
+    open: bool,
 }
 
 #[derive(Debug)]
@@ -128,7 +133,7 @@ impl Downlinks {
         let known = sites.entry(site).or_insert_with(|| {
             let line = Shaper::new(Rate::Unlimited);
             self.register(&line, &[("tenant", tenant), ("site", name)]);
-            Site { line, rule: Rule::None, dialled: Instant::now() }
+            Site { line, rule: Rule::None, dialled: Instant::now(), open: true }
         });
         known.dialled = Instant::now();
         if let Some(row) = policy {
@@ -145,6 +150,11 @@ impl Downlinks {
             known.look(timestamp(now));
         }
         self.changed.notify_one();
+    }
+
+    /// Whether what a site fetches may go down to it now: a window is open, nobody holds or pauses the site.
+    pub(crate) fn is_open(&self, site: SiteId) -> bool {
+        self.lock().get(&site).is_none_or(|site| site.open)
     }
 
     /// Sets what holds now, for all sites; how long it does.
@@ -210,8 +220,8 @@ impl Site {
     /// Sets what holds now; until when it does.
     fn look(&mut self, now: Timestamp) -> Option<Timestamp> {
         let mut down = match &mut self.rule {
-            Rule::None => Down { rate: Rate::Unlimited, silent: false, until: None },
-            Rule::Unreadable(_) => Down { rate: UNREADABLE.into(), silent: false, until: None },
+            Rule::None => Down { rate: Rate::Unlimited, silent: false, open: true, until: None },
+            Rule::Unreadable(_) => Down { rate: UNREADABLE.into(), silent: false, open: false, until: None },
             Rule::Policy(_, policy, schedule) => {
                 if !schedule.lasts(now, LEAST_AHEAD) {
                     *schedule = policy.schedule(now, LAID_OUT);
@@ -224,6 +234,7 @@ impl Site {
             self.line.set_rate(down.rate);
         }
         self.line.set_silent(down.silent);
+        self.open = down.open;
         down.until
     }
 }
@@ -318,6 +329,12 @@ kind = "silent"
         assert_eq!(downlinks.look(night), Duration::from_secs(1), "until the window ends");
         downlinks.look(millis("2026-11-23T06:00:00Z"));
         assert_eq!(line.rate(), Rate::Closed);
+        assert!(!downlinks.is_open(site), "nothing that is fetched");
+        downlinks.look(millis("2026-11-23T13:00:00Z"));
+        assert!(line.rate().is_open() && !downlinks.is_open(site), "acknowledgements go down, and nothing else");
+        downlinks.look(night);
+        assert!(downlinks.is_open(site));
+        downlinks.look(millis("2026-11-23T06:00:00Z"));
         // What was read before a change does not undo it, and a session that dials again has the same line.
         downlinks.ruled(site, &row(3, &DOCUMENT.replace("\"50 %\"", "\"1 Mbit/s\"")), night);
         let again = downlinks.dialled(site, ("bank", "b"), Some(&row(2, DOCUMENT)), night);

@@ -16,7 +16,7 @@ use dedupe::{
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use wire::message::{FromGateway, GenerationOffer, MAX_FRAME, Refusal, VolumeOffer};
 
 /// Bytes that one decode worker takes at most: the parcel as it came, its prefix, what it and those before it decode to, a data pack and records.
@@ -98,6 +98,11 @@ impl Pool {
     /// Gives the memory of workers that rest back.
     pub(crate) fn rest(&self) {
         lock(&self.workspaces).clear();
+    }
+
+    /// A worker's turn, for what is no parcel. Dropping it gives the worker back.
+    pub(crate) async fn turn(&self) -> OwnedSemaphorePermit {
+        self.permits.clone().acquire_owned().await.expect("the pool is never closed")
     }
 
     /// Where parts lie.
@@ -372,7 +377,7 @@ pub fn repair(tenant: &TenantStore, site: SiteId, generation: GenerationId, parc
 }
 
 /// A generation, if there is one and it is of a volume of this site.
-fn owned(tenant: &TenantStore, site: SiteId, id: GenerationId) -> Result<Option<Generation>, Refusal> {
+pub(crate) fn owned(tenant: &TenantStore, site: SiteId, id: GenerationId) -> Result<Option<Generation>, Refusal> {
     let failed = |error| store_refusal(tenant, error);
     let Some(known) = tenant.store.generation(id).map_err(failed)? else { return Ok(None) };
     let lineage = tenant.store.lineage(known.lineage).map_err(failed)?;

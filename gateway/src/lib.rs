@@ -22,6 +22,7 @@
 pub mod access;
 pub mod admin;
 pub mod api;
+mod back;
 pub mod backup;
 mod brake;
 pub mod ca;

@@ -116,6 +116,8 @@ pub struct LiveSession {
     commands: mpsc::Sender<Command>,
     receiving: Mutex<HashMap<GenerationId, Arc<Receiving>>>,
     status: Mutex<EdgeStatus>,
+    /// Generations of which it has fetched something: each is noted once.
+    fetched: Mutex<HashSet<GenerationId>>,
     /// Damaged blocks that this edge was asked for, by the question's number.
     repairs: Mutex<HashMap<u64, Question>>,
 }
@@ -318,8 +320,28 @@ impl LiveSession {
             commands: newcomer.commands,
             receiving: Mutex::default(),
             status: Mutex::default(),
+            fetched: Mutex::default(),
             repairs: Mutex::default(),
         }
+    }
+
+    /// The version that it speaks.
+    pub(crate) fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Whether nothing of this generation was fetched in this session before.
+    pub(crate) fn is_first_fetch(&self, generation: GenerationId) -> bool {
+        self.lock_fetched().insert(generation)
+    }
+
+    /// Nothing of it was fetched after all.
+    pub(crate) fn forget_fetch(&self, generation: GenerationId) {
+        self.lock_fetched().remove(&generation);
+    }
+
+    fn lock_fetched(&self) -> MutexGuard<'_, HashSet<GenerationId>> {
+        self.fetched.lock().expect("no thread panics while it looks for a generation")
     }
 
     /// Its number as logs of both ends write it.

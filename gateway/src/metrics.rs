@@ -26,6 +26,8 @@ pub struct Metrics {
     pub parcels: IntCounter,
     /// Their bytes as they came.
     pub parcel_bytes: IntCounter,
+    /// Bytes of parcels that went back to sites.
+    pub fetched_bytes: IntCounter,
     /// What they decoded to.
     pub raw_bytes: IntCounter,
     /// How long each took to be decoded, verified and stored.
@@ -76,6 +78,10 @@ impl Metrics {
             parcels: registry.counter("sluice_gateway_parcels_total", "Parcels decoded, verified and stored.")?,
             parcel_bytes: registry
                 .counter("sluice_gateway_parcel_bytes_total", "Bytes of those parcels as they came.")?,
+            fetched_bytes: registry.counter(
+                "sluice_gateway_fetched_bytes_total",
+                "Bytes of parcels that sites fetched to restore volumes.",
+            )?,
             raw_bytes: registry
                 .counter("sluice_gateway_ingested_bytes_total", "Bytes that those parcels decoded to.")?,
             ingest_seconds: registry.histogram(

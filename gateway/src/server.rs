@@ -1,5 +1,6 @@
 //! Accepting connections, and what all of them share.
 
+use crate::back::Back;
 use crate::ca::ServerCertificate;
 use crate::figures::Figures;
 use crate::ingest::Pool;
@@ -41,6 +42,8 @@ pub(crate) struct Gateway {
     pub(crate) state: Arc<State>,
     pub(crate) live: Arc<Live>,
     pub(crate) pool: Pool,
+    /// What bounds the answers on the way back.
+    pub(crate) back: Back,
     pub(crate) metrics: Arc<Metrics>,
     /// What is known of each site and volume, for Prometheus.
     pub(crate) figures: Figures,

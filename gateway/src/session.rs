@@ -3,6 +3,7 @@
 //! Work is done by one task per session, in the order in which it was asked, so that an offer never overtakes its volume. The loop
 //! below waits in one place; reading pauses while too much work is waiting.
 
+use crate::back;
 use crate::catalogue::{Catalogue, CatalogueError, NewCertificate, PolicyRow};
 use crate::grants;
 use crate::ingest::{self, finish, state_refusal};
@@ -242,6 +243,12 @@ impl Worker {
                 let failed = live.clone();
                 blocking(move || heard().map_err(|error| ingest::store_refusal(&failed.tenant, error))).await?;
                 None
+            }
+            Action::List { id, lineage, before } => {
+                Some(blocking(move || back::list(&tenant, site, id, lineage, before)).await?)
+            }
+            Action::Measure { id, generation, base } => {
+                Some(blocking(move || back::measure(&tenant, site, id, generation, base)).await?)
             }
             Action::Admit(_) | Action::Send(_) | Action::Close(_) => None, // not jobs
         };

@@ -7,10 +7,13 @@ use super::{Line, clocks};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use shaping::Rate;
+use shaping::forecast::EFFICIENCY;
 use shaping::policy::{Bend, ClockTrust, QuotaUse, Reason, Situation, decide};
 use std::time::Duration;
 use wire::message::Minute;
 
+/// Days that are looked ahead for what comes down.
+const DAYS_AHEAD: i64 = 60;
 /// Changes within one look ahead at most: a week of quarters of an hour.
 const MOST: usize = 700;
 
@@ -99,6 +102,14 @@ impl Line {
         self.lock().stretches(from, to, clocks().counted)
     }
 
+    /// When so many bytes of payload will have come down by the policy in force, and in how many windows; `None` without a policy or a clock, or where that
+    /// takes longer than 60 days. What else comes down is left out.
+    pub fn comes_down(&self, bytes: u64) -> Option<(Timestamp, u32)> {
+        let state = self.lock();
+        let now = state.now(clocks().counted)?;
+        state.comes_down(bytes, now, clocks().counted)
+    }
+
     /// What was sent since then, by the minute. Blocks.
     pub fn sent_since(&self, from: Timestamp, minutes: usize) -> Vec<Minute> {
         let after = u32::try_from(from.as_second().div_euclid(60)).unwrap_or(0);
@@ -125,6 +136,40 @@ impl State {
             at = until;
         }
         stretches
+    }
+
+    /// Walks through what is known ahead, as [`State::stretches`] does, by the rates down.
+    fn comes_down(&self, bytes: u64, now: Timestamp, counted: Duration) -> Option<(Timestamp, u32)> {
+        let held = self.held.as_ref()?;
+        let (trust, quotas, local) = (self.trust(counted), self.quotas(), self.bends());
+        let end = now.saturating_add(SignedDuration::from_hours(24 * DAYS_AHEAD)).ok()?;
+        let (mut at, mut left, mut windows, mut was_open) = (now, bytes as f64, 0, false);
+        while at < end {
+            let quotas: Vec<QuotaUse> = quotas.iter().map(|used| later(*used, at)).collect();
+            let situation =
+                Situation { now: at, clock: trust, quotas: &quotas, local: &local, grant: None, courtesy: None };
+            let allowed = decide(&held.policy, &held.schedule, &situation);
+            // What is asked for goes up: where that is closed, nothing comes.
+            let rate = match allowed.down {
+                _ if !allowed.up.is_open() => 0.0,
+                Rate::Closed => 0.0,
+                Rate::Limited(rate) => rate.bits() as f64,
+                Rate::Unlimited => held.policy.line.down.bits() as f64,
+            } * EFFICIENCY
+                / 8.0;
+            let until = allowed.until.filter(|until| *until > at).unwrap_or(end).min(end);
+            let is_open = rate > 0.0;
+            windows += u32::from(is_open && !was_open);
+            was_open = is_open;
+            let seconds = until.duration_since(at).as_secs_f64();
+            if is_open && rate * seconds >= left {
+                let arrives = at.saturating_add(SignedDuration::from_secs_f64(left / rate)).ok()?;
+                return Some((arrives, windows));
+            }
+            left -= rate * seconds;
+            at = until;
+        }
+        None
     }
 
     /// What holds at a moment to come, and until when.

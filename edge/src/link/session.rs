@@ -2,7 +2,7 @@
 
 use super::{Link, LinkError, lock};
 use crate::identity::Identity;
-use dedupe::{BlockRun, FoundMarks, GenerationId, Mark};
+use dedupe::{BlockRun, FoundMarks, GenerationId, LineageId, Mark, Measured};
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wire::clock::machine_time;
-use wire::message::{Answer, Ask, Found, FromEdge, FromGateway, MAX_FRAME, MAX_MARKS};
+use wire::frame::MAX_LIST;
+use wire::message::{Answer, Ask, Found, FromEdge, FromGateway, Held, MAX_FRAME, MAX_MARKS};
 use wire::policy::SignedPolicy;
 use wire::stream::{FrameReader, FrameWriter};
 use wire::telemetry::Teller;
@@ -32,6 +33,11 @@ const STATUS_EVERY: Duration = Duration::from_secs(60);
 /// Between two looks whether the certificate is due for renewal; also how long an answer may take before it is asked again.
 const RENEWAL_EVERY: Duration = Duration::from_secs(60);
 
+/// How long an answer about restoring may take: 64 generations at control's reserve take 3 s, and a gateway looks into some hundred records.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// Generations of one volume that are listed at most: eleven years of nights.
+const MOST_LISTED: usize = 4096;
+
 /// A control and a data connection that belong together.
 pub struct Session {
     /// `None` while the rate is 0: data is closed, and not even a handshake may leave.
@@ -42,13 +48,15 @@ pub struct Session {
     outbox: mpsc::Sender<Vec<FromEdge>>,
     questions: Mutex<HashMap<u64, oneshot::Sender<Vec<Found>>>>,
     fetches: Mutex<HashMap<u64, oneshot::Sender<Vec<u8>>>>,
+    lists: Mutex<HashMap<u64, oneshot::Sender<Vec<Held>>>>,
+    measures: Mutex<HashMap<u64, oneshot::Sender<Option<Measured>>>>,
     next_question: AtomicU64,
     ended: CancellationToken,
 }
 
 /// The session ended before the answer came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the session ended before the gateway answered")]
+#[error("the session ended before the gateway answered, or it did not answer in time")]
 pub struct AskError;
 
 impl Session {
@@ -65,6 +73,8 @@ impl Session {
             outbox,
             questions: Mutex::default(),
             fetches: Mutex::default(),
+            lists: Mutex::default(),
+            measures: Mutex::default(),
             next_question: AtomicU64::new(1),
             ended: CancellationToken::new(),
         };
@@ -79,6 +89,11 @@ impl Session {
     /// Whether this session knows questions about marks.
     pub fn asks(&self) -> bool {
         self.version >= Version::V2
+    }
+
+    /// Whether the gateway of this session gives generations back.
+    pub fn gives_back(&self) -> bool {
+        self.version >= Version::V4
     }
 
     /// Completes when the session is over.
@@ -141,10 +156,60 @@ impl Session {
         }
     }
 
+    /// Asks which generations of a volume of this site the gateway holds: all, newest first.
+    pub async fn list(&self, lineage: LineageId) -> Result<Vec<Held>, AskError> {
+        let mut all: Vec<Held> = Vec::new();
+        loop {
+            let before = all.last().map_or(0, |last| last.number);
+            let part = self.ask_for(&self.lists, |id| FromEdge::List { id, lineage, before }).await?;
+            // A gateway that repeats itself would be listened to for ever.
+            let goes_on = part.first().is_some_and(|first| before == 0 || first.number < before);
+            if !goes_on {
+                return Ok(all);
+            }
+            let is_last = part.len() < MAX_LIST;
+            all.extend(part);
+            if is_last || all.len() >= MOST_LISTED {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Asks how much of a generation differs from one that is here; `None`: the gateway holds no such generation of this site.
+    pub async fn measure(
+        &self,
+        generation: GenerationId,
+        base: Option<GenerationId>,
+    ) -> Result<Option<Measured>, AskError> {
+        self.ask_for(&self.measures, |id| FromEdge::Measure { id, generation, base }).await
+    }
+
+    /// Asks something whose answer comes with the question's number.
+    async fn ask_for<T>(
+        &self,
+        waiting: &Mutex<HashMap<u64, oneshot::Sender<T>>>,
+        question: impl FnOnce(u64) -> FromEdge,
+    ) -> Result<T, AskError> {
+        let id = self.next_question.fetch_add(1, Ordering::Relaxed);
+        let (answer, answered) = oneshot::channel();
+        lock(waiting).insert(id, answer);
+        self.say(question(id)).await;
+        tokio::select! {
+            answer = answered => answer.map_err(|_| AskError),
+            () = self.ended.cancelled() => Err(AskError),
+            () = tokio::time::sleep(ANSWER_WITHIN) => {
+                lock(waiting).remove(&id);
+                Err(AskError)
+            }
+        }
+    }
+
     pub(super) fn end(&self) {
         self.ended.cancel();
         lock(&self.questions).clear();
         lock(&self.fetches).clear();
+        lock(&self.lists).clear();
+        lock(&self.measures).clear();
     }
 
     fn answered(&self, answer: Answer) {
@@ -233,6 +298,16 @@ impl Parts<'_> {
             FromGateway::Blocks { id, parcel } => {
                 if let Some(waiting) = lock(&self.session.fetches).remove(&id) {
                     let _ = waiting.send(parcel);
+                }
+            }
+            FromGateway::Listed { id, generations } => {
+                if let Some(waiting) = lock(&self.session.lists).remove(&id) {
+                    let _ = waiting.send(generations);
+                }
+            }
+            FromGateway::Measured { id, measured } => {
+                if let Some(waiting) = lock(&self.session.measures).remove(&id) {
+                    let _ = waiting.send(measured);
                 }
             }
             FromGateway::Held { lineage, .. } => {

@@ -80,7 +80,11 @@ impl Flight {
             DataReply::From { offset } if offset <= len => offset,
             DataReply::Done => return Ok(Some(Event::Acknowledged(number))),
             DataReply::Refused(why) => return Ok(Some(Event::ParcelRefused(number, why))),
-            DataReply::From { .. } | DataReply::Joined | DataReply::Tested { .. } => {
+            DataReply::From { .. }
+            | DataReply::Joined
+            | DataReply::Tested { .. }
+            | DataReply::Fetched { .. }
+            | DataReply::Later { .. } => {
                 let why = "the gateway asked for bytes beyond the parcel's end".into();
                 return Ok(Some(Event::ParcelRefused(number, Refusal::Internal(why))));
             }

@@ -123,6 +123,7 @@ fn row(entry: &AuditEntry, language: Language) -> Markup {
         "command-line" => language.of("command line", "命令行"),
         "session" => language.of("browser", "浏览器"),
         "token" => language.of("API token", "API 令牌"),
+        "edge" => language.of("at the site", "在分支现场"),
         other => other,
     };
     html! {

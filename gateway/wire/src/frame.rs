@@ -4,8 +4,8 @@
 //! at most one frame per stream.
 
 use crate::message::{
-    DataReply, DataRequest, EnrolReply, EnrolRequest, FromEdge, FromGateway, MAX_FRAME, MAX_MARKS, MAX_MINUTES,
-    MAX_NAME, MAX_SLOTS, MAX_TEST,
+    DataReply, DataRequest, EnrolReply, EnrolRequest, Fetch, FromEdge, FromGateway, MAX_ABSENT, MAX_FETCH, MAX_FETCHED,
+    MAX_FRAME, MAX_MARKS, MAX_MINUTES, MAX_NAME, MAX_SLOTS, MAX_SPAN, MAX_TEST,
 };
 use crate::policy::MAX_DOCUMENT;
 use crate::telemetry::MAX_REPORT;
@@ -206,6 +206,7 @@ impl Message for FromGateway {
             FromGateway::Answer(answer) if answer.found.len() > MAX_MARKS => Some("more answers than marks"),
             FromGateway::Policy(policy) if policy.document.len() > MAX_DOCUMENT => Some("policy over 64 KiB"),
             FromGateway::Policy(policy) if policy.signature.len() > 64 => Some("signature over 64 bytes"),
+            FromGateway::Listed { generations, .. } if long_list(generations) => Some("more than 64 generations"),
             _ => None,
         }
     }
@@ -217,9 +218,25 @@ impl Message for DataRequest {
     fn excess(&self) -> Option<&'static str> {
         match self {
             DataRequest::Test { len } if *len > MAX_TEST => Some("more than 16 MiB of padding"),
+            DataRequest::Fetch(fetch) => fetch_excess(fetch),
             _ => None,
         }
     }
+}
+
+fn fetch_excess(fetch: &Fetch) -> Option<&'static str> {
+    let wanted = &fetch.wanted;
+    let span = wanted.end.0.checked_sub(wanted.start.0);
+    if span.is_none_or(|span| span == 0 || span > MAX_SPAN) {
+        return Some("a fetch of no blocks, or of more than 16 GiB");
+    }
+    if wanted.most == 0 || wanted.most > MAX_FETCH {
+        return Some("a fetch of no new blocks, or of more than 8 MiB");
+    }
+    if wanted.absent.len() > MAX_ABSENT || long_list(&wanted.held) {
+        return Some("too many absent runs or held generations in a fetch");
+    }
+    (fetch.actor.chars().count() > MAX_NAME).then_some("a name over 100 characters")
 }
 
 impl Message for DataReply {
@@ -228,6 +245,10 @@ impl Message for DataReply {
     fn excess(&self) -> Option<&'static str> {
         match self {
             DataReply::Tested { arrived } if arrived.len() > MAX_SLOTS => Some("more than 20 s of slots"),
+            DataReply::Fetched { len, .. } if *len > MAX_FETCHED => Some("a fetched parcel over 9 MiB"),
+            DataReply::Fetched { len, offset, .. } if offset > len => {
+                Some("a fetched parcel that begins behind its end")
+            }
             _ => None,
         }
     }

@@ -5,7 +5,9 @@
 
 use crate::policy::SignedPolicy;
 use crate::telemetry::Report;
-use dedupe::{BlockNumber, BlockRun, ByteCount, GenerationId, Kind, LineageId, Mark, Root, UnixMillis};
+use dedupe::{
+    BlockNumber, BlockRun, ByteCount, GenerationId, Kind, LineageId, Mark, Measured, Root, UnixMillis, Wanted,
+};
 use serde::{Deserialize, Serialize};
 
 /// Bytes of one control frame at most. The largest is [`Ask::marks`]: 16,384 marks of 6 bytes are 96 KiB.
@@ -76,6 +78,24 @@ pub enum FromEdge {
     Evidence(Vec<Minute>),
     /// What changed of the edge's figures; said together with [`FromEdge::Status`]. Since version 3.
     Telemetry(Report),
+    /// Which generations of its own volume are there? Answered by [`FromGateway::Listed`]. Since version 4.
+    List {
+        /// The question's number.
+        id: u64,
+        /// The volume's lineage.
+        lineage: LineageId,
+        /// Only those with a smaller number at the gateway; 0: from the newest on.
+        before: u64,
+    },
+    /// How much differs between two generations of its own? Answered by [`FromGateway::Measured`]. Since version 4.
+    Measure {
+        /// The question's number.
+        id: u64,
+        /// The generation that is wanted.
+        generation: GenerationId,
+        /// The one that the edge has.
+        base: Option<GenerationId>,
+    },
 }
 
 /// What the gateway says on a control connection.
@@ -164,6 +184,35 @@ pub enum FromGateway {
         /// Minutes since 1970.
         minute: u32,
     },
+    /// Answer to [`FromEdge::List`]: sealed generations, newest first, at most 64; none of a volume that is not the site's. Since version 4.
+    Listed {
+        /// The question's number.
+        id: u64,
+        /// The generations.
+        generations: Vec<Held>,
+    },
+    /// Answer to [`FromEdge::Measure`]; `None` when there are no such generations of this site. Since version 4.
+    Measured {
+        /// The question's number.
+        id: u64,
+        /// What differs.
+        measured: Option<Measured>,
+    },
+}
+
+/// A sealed generation that the gateway holds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Held {
+    /// The generation.
+    pub generation: GenerationId,
+    /// Its number at the gateway, for people.
+    pub number: u64,
+    /// What its bytes hash to.
+    pub root: Root,
+    /// Size of the volume.
+    pub size: ByteCount,
+    /// When it was captured.
+    pub captured_at: UnixMillis,
 }
 
 /// Who speaks, and what it understands.
@@ -358,7 +407,32 @@ pub enum DataRequest {
         /// Bytes that follow at most, up to [`MAX_TEST`]; 0: the answer's time is all that is wanted.
         len: u64,
     },
+    /// The edge wants a part of a generation back. Answered by [`DataReply::Fetched`] and the bytes of a parcel, or by [`DataReply::Later`]. A gateway that
+    /// does not know it gives the stream up. Since version 4.
+    Fetch(Fetch),
 }
+
+/// What an edge wants back, and what came of it before.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Fetch {
+    /// Which part of which generation, and what the edge has.
+    pub wanted: Wanted,
+    /// BLAKE3 of a parcel of which a part came before, and how many of its bytes are durable at the edge: an answer that is the very same goes on there.
+    pub have: Option<([u8; 32], u64)>,
+    /// Whether its bytes share the way down with the answers to parcels, instead of giving way to them.
+    pub priority: bool,
+    /// Who asked at the site, at most [`MAX_NAME`] characters: for the gateway's audit log.
+    pub actor: String,
+}
+
+/// Blocks that one [`Fetch`] may make new: 8 MiB bound what both ends hold in memory for it.
+pub const MAX_FETCH: u32 = 2048;
+/// Runs of blocks that one [`Fetch`] may name as absent: some 30 KiB of a frame.
+pub const MAX_ABSENT: usize = 4096;
+/// Blocks that one [`Fetch`] may span: 16 GiB, a thousand records at either end.
+pub const MAX_SPAN: u64 = 4 << 20;
+/// Bytes of the answer to a [`Fetch`] at most: blocks that do not compress, and a header.
+pub const MAX_FETCHED: u64 = MAX_FETCH as u64 * 4096 + (1 << 20);
 
 /// Bytes of padding of one test of a line at most.
 pub const MAX_TEST: u64 = 16 << 20;
@@ -386,6 +460,34 @@ pub enum DataReply {
         /// Bytes by slot.
         arrived: Vec<u32>,
     },
+    /// Answer to [`DataRequest::Fetch`]; the parcel's bytes from `offset` on follow, to the end of the stream. Fewer than announced: it goes on later. Since
+    /// version 4.
+    Fetched {
+        /// Bytes of the parcel, at most [`MAX_FETCHED`].
+        len: u64,
+        /// BLAKE3 of them.
+        hash: [u8; 32],
+        /// Where it goes on: what was had before, or 0 when the parcel is another one.
+        offset: u64,
+        /// The first block that it says nothing about.
+        until: BlockNumber,
+    },
+    /// Not now: ask again. Since version 4.
+    Later {
+        /// After so many seconds.
+        seconds: u32,
+        /// Why.
+        why: Wait,
+    },
+}
+
+/// Why something has to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Wait {
+    /// The policy lets nothing go down to the site now.
+    Closed,
+    /// The gateway answers others first.
+    Busy,
 }
 
 /// What an edge without a certificate says on an enrolment connection.

@@ -103,6 +103,24 @@ pub enum Action {
         /// Of its volumes.
         volumes: Vec<VolumeFigures>,
     },
+    /// Say which generations of a volume are here.
+    List {
+        /// The question's number.
+        id: u64,
+        /// The lineage, which need not be announced in this session, but has to be the site's.
+        lineage: LineageId,
+        /// Only those with a smaller number; 0: from the newest on.
+        before: u64,
+    },
+    /// Say how much differs between two generations.
+    Measure {
+        /// The question's number.
+        id: u64,
+        /// The generation that is wanted.
+        generation: GenerationId,
+        /// The one that the edge has.
+        base: Option<GenerationId>,
+    },
     /// Close the connection once everything is sent.
     Close(Refusal),
 }
@@ -235,6 +253,8 @@ fn said(open: &mut Open, version: Version, message: FromEdge) -> Result<Action, 
         FromEdge::Status(status) => Action::Note(status),
         FromEdge::PolicyHeld { version, refused } => Action::NotePolicy { version, refused },
         FromEdge::Evidence(minutes) => Action::Keep(minutes),
+        FromEdge::List { id, lineage, before } => Action::List { id, lineage, before },
+        FromEdge::Measure { id, generation, base } => Action::Measure { id, generation, base },
         FromEdge::Telemetry(report) => {
             open.telemetry.hear(&report).map_err(|error| error.to_string())?;
             // A volume that is told of before it is announced is known with the next report.

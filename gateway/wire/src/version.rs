@@ -1,6 +1,6 @@
 //! Versions of the protocol. A connection's version is agreed by ALPN, before the first message.
 //!
-//! Each end offers every version that it speaks, newest first; the newest common one holds. Both ends speak two versions back,
+//! Each end offers every version that it speaks, newest first; the newest common one holds. Both ends speak two versions back at least,
 //! so gateways are upgraded first, then edges, and neither waits for the other. A peer without a common version is refused
 //! in the TLS handshake, which [`crate::stream::Ended::NoCommonVersion`] makes readable.
 
@@ -15,10 +15,12 @@ pub enum Version {
     V2,
     /// Adds [`FromEdge::Telemetry`].
     V3,
+    /// Adds the way back: [`FromEdge::List`], [`FromEdge::Measure`], their answers, and [`crate::message::DataRequest::Fetch`].
+    V4,
 }
 
 /// What this build speaks, newest first.
-pub const SPOKEN: [Version; 3] = [Version::V3, Version::V2, Version::V1];
+pub const SPOKEN: [Version; 4] = [Version::V4, Version::V3, Version::V2, Version::V1];
 
 /// ALPN of the connection on which an edge without a certificate enrols.
 pub const ENROL_ALPN: &[u8] = b"sluice-enrol/1";
@@ -26,7 +28,7 @@ pub const ENROL_ALPN: &[u8] = b"sluice-enrol/1";
 /// The peer and this build have no version in common.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "protocol `{0}` is not spoken here (spoken: sluice/3, sluice/2, sluice/1); upgrade the gateway first, then its edges"
+    "protocol `{0}` is not spoken here (spoken: sluice/4, sluice/3, sluice/2, sluice/1); upgrade the gateway first, then its edges"
 )]
 pub struct Unknown(pub String);
 
@@ -49,6 +51,7 @@ impl Version {
             Version::V1 => b"sluice/1",
             Version::V2 => b"sluice/2",
             Version::V3 => b"sluice/3",
+            Version::V4 => b"sluice/4",
         }
     }
 
@@ -70,6 +73,9 @@ impl Version {
             FromEdge::Telemetry(_) if self < Version::V3 => {
                 Err(NotInVersion { message: "telemetry", since: Version::V3, version: self })
             }
+            FromEdge::List { .. } | FromEdge::Measure { .. } if self < Version::V4 => {
+                Err(NotInVersion { message: "a question about restoring", since: Version::V4, version: self })
+            }
             _ => Ok(()),
         }
     }
@@ -87,6 +93,9 @@ impl Version {
                 if self < Version::V2 =>
             {
                 Err(NotInVersion { message: "policy, time, grant or evidence", since: Version::V2, version: self })
+            }
+            FromGateway::Listed { .. } | FromGateway::Measured { .. } if self < Version::V4 => {
+                Err(NotInVersion { message: "an answer about restoring", since: Version::V4, version: self })
             }
             _ => Ok(()),
         }
@@ -112,17 +121,17 @@ mod tests {
     #[test]
     fn the_newest_common_version_holds() {
         assert_eq!(negotiate(&SPOKEN, &[b"sluice/1"]), Ok(Version::V1));
-        assert_eq!(negotiate(&SPOKEN, &[b"sluice/4", b"sluice/2"]), Ok(Version::V2));
+        assert_eq!(negotiate(&SPOKEN, &[b"sluice/5", b"sluice/2"]), Ok(Version::V2));
         assert_eq!(negotiate(&SPOKEN, &[b"sluice/2", b"sluice/3"]), Ok(Version::V3));
         assert_eq!(negotiate(&[Version::V1], &[b"sluice/2", b"sluice/1"]), Ok(Version::V1));
     }
 
     #[test]
     fn no_common_version_is_refused_by_name() {
-        let refused = negotiate(&SPOKEN, &[b"sluice/5", b"sluice/4"]).unwrap_err();
+        let refused = negotiate(&SPOKEN, &[b"sluice/6", b"sluice/5"]).unwrap_err();
         assert_eq!(
             refused.to_string(),
-            "protocol `sluice/5, sluice/4` is not spoken here (spoken: sluice/3, sluice/2, sluice/1); upgrade the gateway first, then its edges"
+            "protocol `sluice/6, sluice/5` is not spoken here (spoken: sluice/4, sluice/3, sluice/2, sluice/1); upgrade the gateway first, then its edges"
         );
         assert!(Version::from_alpn(b"h3").is_err());
     }
@@ -147,5 +156,16 @@ mod tests {
             Version::V2.allows(&telemetry).unwrap_err().to_string(),
             "telemetry exists since version V3, and this session speaks V2"
         );
+    }
+
+    #[test]
+    fn the_way_back_needs_version_4() {
+        let list = FromEdge::List { id: 1, lineage: dedupe::LineageId([1; 16]), before: 0 };
+        assert!(Version::V4.allows(&list).is_ok());
+        assert_eq!(
+            Version::V3.allows(&list).unwrap_err().to_string(),
+            "a question about restoring exists since version V4, and this session speaks V3"
+        );
+        assert!(Version::V3.allows_reply(&FromGateway::Measured { id: 1, measured: None }).is_err());
     }
 }

@@ -4,7 +4,10 @@
 
 #![allow(clippy::unwrap_used)] // tests
 
-use dedupe::{BlockNumber, BlockRun, ByteCount, GenerationId, Kind, LineageId, Mark, Root, RootScheme, UnixMillis};
+use dedupe::{
+    BlockNumber, BlockRun, ByteCount, GenerationId, Kind, LineageId, Mark, Measured, Root, RootScheme, UnixMillis,
+    Wanted,
+};
 use std::path::{Path, PathBuf};
 use wire::frame::{self, Message};
 use wire::message::*;
@@ -72,6 +75,8 @@ fn from_edge() -> Named<FromEdge> {
             }]),
         ),
         ("telemetry", FromEdge::Telemetry(telemetry())),
+        ("list", FromEdge::List { id: 8, lineage: LINEAGE, before: 40 }),
+        ("measure", FromEdge::Measure { id: 9, generation: GENERATION, base: Some(PARENT) }),
     ]
 }
 
@@ -161,9 +166,38 @@ fn from_gateway() -> Named<FromGateway> {
         ("time", FromGateway::Time { now: NOW }),
         ("grant", FromGateway::Grant { bits: 1_600_000, millis: 15_000 }),
         ("evidence-held", FromGateway::EvidenceHeld { minute: 29_759_040 }),
+        ("listed", FromGateway::Listed { id: 8, generations: vec![held()] }),
+        (
+            "measured",
+            FromGateway::Measured {
+                id: 9,
+                measured: Some(Measured { blocks: 300_000, zeroes: 12, ratio: 3_700, sampled: true }),
+            },
+        ),
         ("bye", FromGateway::Bye { why: Refusal::Cloned }),
     ]);
     all
+}
+
+fn held() -> Held {
+    Held { generation: PARENT, number: 39, root: ROOT, size: ByteCount(20 << 30), captured_at: NOW }
+}
+
+fn fetch() -> Fetch {
+    Fetch {
+        wanted: Wanted {
+            generation: GENERATION,
+            base: Some(PARENT),
+            start: BlockNumber(4096),
+            end: BlockNumber(8192),
+            absent: vec![BlockRun { first: BlockNumber(5000), count: 9 }],
+            held: vec![PARENT],
+            most: MAX_FETCH,
+        },
+        have: Some(([0x55; 32], 70_000)),
+        priority: true,
+        actor: "li.wei".into(),
+    }
 }
 
 fn data() -> (Named<DataRequest>, Named<DataReply>) {
@@ -215,18 +249,22 @@ fn check<M: Message + PartialEq + std::fmt::Debug>(folder: &str, messages: Vec<(
 fn messages_of_the_edge_keep_their_bytes() {
     // Older versions are the same bytes with fewer messages: one set of files serves all, in a folder for the version that has them first.
     let (first, later): (Vec<_>, Vec<_>) = from_edge().into_iter().partition(|(_, m)| Version::V1.allows(m).is_ok());
-    let (second, third): (Vec<_>, Vec<_>) = later.into_iter().partition(|(_, m)| Version::V2.allows(m).is_ok());
+    let (second, later): (Vec<_>, Vec<_>) = later.into_iter().partition(|(_, m)| Version::V2.allows(m).is_ok());
+    let (third, fourth): (Vec<_>, Vec<_>) = later.into_iter().partition(|(_, m)| Version::V3.allows(m).is_ok());
     check("v1/from-edge", first);
     check("v2/from-edge", second);
     check("v3/from-edge", third);
+    check("v4/from-edge", fourth);
 }
 
 #[test]
 fn messages_of_the_gateway_keep_their_bytes() {
-    let (first, second): (Vec<_>, Vec<_>) =
+    let (first, later): (Vec<_>, Vec<_>) =
         from_gateway().into_iter().partition(|(_, m)| Version::V1.allows_reply(m).is_ok());
+    let (second, fourth): (Vec<_>, Vec<_>) = later.into_iter().partition(|(_, m)| Version::V2.allows_reply(m).is_ok());
     check("v1/from-gateway", first);
     check("v2/from-gateway", second);
+    check("v4/from-gateway", fourth);
 }
 
 #[test]
@@ -236,6 +274,13 @@ fn parcels_and_enrolments_keep_their_bytes() {
     check("v1/data-reply", replies);
     check("v2/data-request", vec![("test", DataRequest::Test { len: 1_200_000 })]);
     check("v2/data-reply", vec![("tested", DataReply::Tested { arrived: vec![0, 10_000, 12_500] })]);
+    check("v4/data-request", vec![("fetch", DataRequest::Fetch(fetch()))]);
+    let fetched = DataReply::Fetched { len: 90_000, hash: [0x55; 32], offset: 70_000, until: BlockNumber(6000) };
+    let later = |why| DataReply::Later { seconds: 30, why };
+    check(
+        "v4/data-reply",
+        vec![("fetched", fetched), ("later-closed", later(Wait::Closed)), ("later-busy", later(Wait::Busy))],
+    );
     let (requests, replies) = enrolment();
     check("v1/enrol-request", requests);
     check("v1/enrol-reply", replies);
@@ -243,6 +288,6 @@ fn parcels_and_enrolments_keep_their_bytes() {
 
 #[test]
 fn protocol_names_never_change() {
-    assert_eq!(SPOKEN.map(Version::alpn), [b"sluice/3".as_slice(), b"sluice/2", b"sluice/1"]);
+    assert_eq!(SPOKEN.map(Version::alpn), [b"sluice/4".as_slice(), b"sluice/3", b"sluice/2", b"sluice/1"]);
     assert_eq!(ENROL_ALPN, b"sluice-enrol/1");
 }

@@ -171,6 +171,15 @@ impl Running {
         Running(Some(capture))
     }
 
+    /// Waits for the end of something that prints no capture; an error where it failed.
+    pub(crate) fn wait(mut self) -> Result<()> {
+        let child = self.0.take().context("it is finished once only")?;
+        let output = child.wait_with_output()?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(output.status.success(), "it ended with {}: {said}", output.status);
+        Ok(())
+    }
+
     /// Waits for its end; an error where it failed, as it does when its daemon was killed.
     pub(crate) fn finish(mut self) -> Result<Captured> {
         let child = self.0.take().context("it is finished once only")?;

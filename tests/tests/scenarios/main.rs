@@ -16,6 +16,7 @@ mod line_test;
 mod monitoring;
 mod pages;
 mod policy;
+mod restore;
 mod room;
 mod scheduler;
 mod sources;
