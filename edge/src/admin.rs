@@ -6,6 +6,7 @@
 use crate::capture::OnReadError;
 use crate::daemon::{CaptureReport, Daemon, DaemonError};
 use crate::diagnostics;
+use crate::export;
 use crate::keeper;
 use crate::line::{Advice, Line, LocalError, Standing};
 use crate::page::{self, PageInfo};
@@ -116,6 +117,8 @@ pub enum Request {
     RestorePlan(Order),
     /// Begin a restore and wait for its end; it goes on without whoever asked.
     Restore(Order),
+    /// Serve a generation as a read-only block device until whoever asked goes away.
+    Export(export::Wish),
     /// The restores that run, and the last ones that are over.
     Restores,
     /// End a restore.
@@ -179,6 +182,8 @@ pub enum Outcome {
     RestorePlanned(Box<restore::Plan>),
     /// Of [`Request::Restore`]: it is done and proved.
     Restored(Box<RestoreStatus>),
+    /// Of [`Request::Export`].
+    Exported(export::Served),
     /// Of [`Request::Restores`] and [`Request::RestoreCancel`].
     Restores(Vec<RestoreStatus>),
 }
@@ -361,6 +366,10 @@ pub async fn handle(daemon: &Daemon, request: Request, replies: &mpsc::Sender<Re
             let _ = replies.try_send(Reply::Progress(plan.sentence));
             let show = |status: &RestoreStatus| drop(replies.try_send(Reply::Progress(status.to_string())));
             Ok(Outcome::Restored(Box::new(daemon.restores().wait(daemon, id, show).await?)))
+        }
+        Request::Export(wish) => {
+            let show = |text: String| drop(replies.try_send(Reply::Progress(text)));
+            Ok(Outcome::Exported(export::serve(daemon, &wish, replies.closed(), show).await?))
         }
         Request::Restores => Ok(Outcome::Restores(daemon.restores().statuses(daemon))),
         Request::RestoreCancel { id } => {

@@ -89,6 +89,8 @@ pub(crate) enum Command {
     },
     /// List the generations of a volume.
     Generations(restore::Generations),
+    /// Serve a generation as a read-only block device, so that the host can mount it and copy single files.
+    Export(restore::Export),
     /// Write a generation of a volume to a file or block device here; what is here needs no line.
     Restore(restore::Restore),
     /// Show what each volume is doing and what holds it back.
@@ -245,6 +247,7 @@ pub(crate) async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Capture { at, volume, all: _, wait, json } => capture(&at.load()?, volume, wait, json).await?,
         Command::Generations(asked) => restore::generations(asked).await?,
+        Command::Export(asked) => restore::export(asked).await?,
         Command::Restore(asked) => restore::restore(asked).await?,
         Command::Status { at, json } => show(&status(&at.load()?).await?, json)?,
         Command::Root { file } => root(file).await?,
@@ -298,6 +301,7 @@ fn needs_daemon(request: &Request) -> bool {
         Request::Capture { wait: true, .. }
             | Request::LineTest
             | Request::Restore(_)
+            | Request::Export(_)
             | Request::RestoreCancel { .. }
             | Request::Generations { remote: true, .. }
     )

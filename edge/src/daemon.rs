@@ -122,6 +122,9 @@ pub enum DaemonError {
     /// The page.
     #[error(transparent)]
     Page(#[from] page::PageError),
+    /// An export.
+    #[error(transparent)]
+    Export(#[from] crate::export::ExportError),
     /// A restore.
     #[error(transparent)]
     Restore(#[from] restore::RestoreError),

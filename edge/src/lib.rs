@@ -18,6 +18,7 @@ pub mod config;
 pub mod daemon;
 pub mod diagnostics;
 pub mod enrol;
+pub mod export;
 pub mod figures;
 mod files;
 mod gate;

@@ -17,6 +17,7 @@ pub(crate) mod pull;
 mod record;
 pub mod target;
 
+pub(crate) use plan::{Both, Chosen};
 pub use plan::{Known, Plan, PlanError};
 pub use record::Phase;
 
@@ -202,6 +203,7 @@ impl Restores {
     /// Takes up what is remembered in the state directory. Nothing runs before [`Restores::resume`]. Blocks.
     pub(crate) fn open(state: &Path, store: &Arc<Store>) -> io::Result<Restores> {
         let folder = state.join("restores");
+        tidy(&folder)?;
         let records = Record::load_all(&folder)?;
         let job = |record: Record| (record.id, Arc::new(Job::new(record, store.clone(), folder.clone())));
         let jobs = Mutex::new(records.into_iter().map(job).collect());
@@ -393,6 +395,18 @@ impl Restores {
     }
 }
 
+/// Removes what exports of an earlier run of the daemon left. Blocks.
+fn tidy(folder: &Path) -> io::Result<()> {
+    crate::files::private_directory(folder)?;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with("export-") {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 fn status_of(job: &Job, daemon: &Daemon) -> RestoreStatus {
     let record = job.record();
     let placed = (record.cursor.0 * dedupe::BLOCK as u64).min(record.size);
@@ -449,7 +463,7 @@ async fn nearest(
     }
 }
 
-fn nearest_of(local: &[Generation], held: &[Held], number: u64) -> Option<GenerationId> {
+pub(crate) fn nearest_of(local: &[Generation], held: &[Held], number: u64) -> Option<GenerationId> {
     let is_here = |id| local.iter().any(|known| known.id == id && known.is_sealed());
     let both = held.iter().filter(|known| is_here(known.generation));
     both.min_by_key(|known| known.number.abs_diff(number)).map(|known| known.generation)

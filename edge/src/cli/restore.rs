@@ -3,6 +3,7 @@
 use super::{AskError, At, Config, Outcome, Request, actor, request};
 use anyhow::bail;
 use clap::{Args, Subcommand};
+use sluice_edge::export::Wish;
 use sluice_edge::restore::{Known, Order};
 use sluice_edge::text;
 use std::io::{BufRead, IsTerminal, Write};
@@ -15,22 +16,22 @@ pub(crate) struct Restore {
     #[command(subcommand)]
     command: Option<RestoreCommand>,
     #[command(flatten)]
-    order: Option<Wish>,
+    order: Asked,
 }
 
 /// What is to be restored.
 #[derive(Args)]
-struct Wish {
+struct Asked {
     #[command(flatten)]
     at: At,
     /// The volume, or the id of its lineage where this box does not know it by name.
-    volume: String,
+    volume: Option<String>,
     /// Which: `latest`, a number as the gateway counts, or an id.
     #[arg(long, default_value = "latest")]
     generation: String,
     /// A new file or a block device, which must not be in use.
     #[arg(long, value_name = "PATH")]
-    to: PathBuf,
+    to: Option<PathBuf>,
     /// Only say what would be done, and what of it would come over the line.
     #[arg(long)]
     plan: bool,
@@ -82,12 +83,39 @@ pub(crate) struct Generations {
     json: bool,
 }
 
+/// Serve a generation as a read-only block device (NBD) until this command is ended, so that the host can mount it and copy single files.
+#[derive(Args)]
+pub(crate) struct Export {
+    #[command(flatten)]
+    at: At,
+    /// The volume, or the id of its lineage where this box does not know it by name.
+    volume: String,
+    /// Which: `latest`, a number as the gateway counts, or an id.
+    #[arg(long, default_value = "latest")]
+    generation: String,
+    /// Where the socket is made; nothing may be there yet.
+    #[arg(long, value_name = "PATH")]
+    socket: PathBuf,
+}
+
+pub(super) async fn export(asked: Export) -> anyhow::Result<()> {
+    let Export { at, volume, generation, socket } = asked;
+    let config = at.load()?;
+    let socket = std::path::absolute(&socket)?;
+    let wish = Wish { volume, generation, socket, actor: actor() };
+    eprintln!("serving until Ctrl-C; for example: nbd-client -unix {} /dev/nbd0", wish.socket.display());
+    let Outcome::Exported(served) = request(&config, Request::Export(wish)).await? else {
+        bail!(AskError::NotUnderstood)
+    };
+    println!("{} read, {} came over the line", text::bytes(served.read_bytes), text::bytes(served.fetched_bytes));
+    Ok(())
+}
+
 pub(super) async fn restore(asked: Restore) -> anyhow::Result<()> {
-    match (asked.command, asked.order) {
-        (Some(RestoreCommand::List { at, json }), _) => show(&at.load()?, Request::Restores, json).await,
-        (Some(RestoreCommand::Cancel { at, id }), _) => show(&at.load()?, Request::RestoreCancel { id }, false).await,
-        (None, Some(wish)) => begin(wish).await,
-        (None, None) => bail!("name a volume and a target: sluice-edge restore VOLUME --to PATH"),
+    match asked.command {
+        Some(RestoreCommand::List { at, json }) => show(&at.load()?, Request::Restores, json).await,
+        Some(RestoreCommand::Cancel { at, id }) => show(&at.load()?, Request::RestoreCancel { id }, false).await,
+        None => begin(asked.order).await,
     }
 }
 
@@ -103,11 +131,14 @@ async fn show(config: &Config, asked: Request, json: bool) -> anyhow::Result<()>
     Ok(())
 }
 
-async fn begin(wish: Wish) -> anyhow::Result<()> {
+async fn begin(wish: Asked) -> anyhow::Result<()> {
+    let (Some(volume), Some(to)) = (wish.volume, wish.to) else {
+        bail!("name a volume and a target: sluice-edge restore VOLUME --to PATH")
+    };
     let config = wish.at.load()?;
-    let to = std::path::absolute(&wish.to)?;
+    let to = std::path::absolute(&to)?;
     let order = Order {
-        volume: wish.volume,
+        volume,
         generation: wish.generation,
         to,
         onto_source: wish.onto_source,

@@ -264,6 +264,33 @@ hours = "21:00-22:00"
 "#;
 
     #[test]
+    fn what_comes_down_is_told_by_the_rates_down_window_by_window() {
+        let document = r#"
+version = 3
+zone = "UTC"
+[line]
+up = "2 Mbit/s"
+[profiles]
+night = { up = "100 %", down = "1 Mbit/s" }
+upload = { up = "100 %", down = "0" }
+[grid]
+mon-sun = "00:00 night 06:00 closed 20:00 upload 22:00 night"
+"#;
+        let now = at("2026-10-22T12:00:00Z");
+        let state = state(document, now);
+        let hours = |count: f64| (count * 3600.0 * 125_000.0 * EFFICIENCY) as u64;
+        let comes = |bytes| state.comes_down(bytes, now, COUNTED).map(|(at, windows)| (at.as_second(), windows));
+        let second = |text: &str| at(text).as_second();
+        let near = |found: Option<(i64, u32)>, text: &str, windows| {
+            let (found, of) = found.unwrap();
+            assert!((found - second(text)).abs() <= 1 && of == windows, "{found} in {of}");
+        };
+        near(comes(hours(1.0)), "2026-10-22T23:00:00Z", 1);
+        near(comes(hours(9.0)), "2026-10-23T23:00:00Z", 2);
+        assert_eq!(comes(hours(8.0 * 70.0)), None, "longer than anybody looks ahead");
+    }
+
+    #[test]
     fn stretches_say_what_the_decision_says_at_every_quarter_of_a_week_with_a_change_of_the_clocks() {
         // Berlin goes back an hour on the 25th.
         let (from, to) = (at("2026-10-22T10:07:00Z"), at("2026-10-29T10:07:00Z"));

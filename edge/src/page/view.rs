@@ -2,6 +2,7 @@
 
 mod forms;
 mod parts;
+mod restores;
 
 use super::facts::Facts;
 use super::say::{Notice, Tone};
@@ -56,6 +57,7 @@ impl Inside<'_> {
             (self.ahead(facts))
             (self.bend(facts))
             @if !facts.status.volumes.is_empty() { (self.volumes(facts)) }
+            (self.restores(facts))
             (self.line(facts))
             (self.time(facts))
             (self.policy(facts))

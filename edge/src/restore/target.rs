@@ -298,6 +298,11 @@ impl Target {
             return Ok(());
         }
         let renamed = || -> io::Result<()> {
+            // A source that is overwritten stays whose it was: a hypervisor opens it as its own user.
+            if let Ok(old) = std::fs::metadata(&self.path) {
+                std::os::unix::fs::fchown(&self.file, Some(old.uid()), Some(old.gid()))?;
+                self.file.set_permissions(old.permissions())?;
+            }
             self.file.sync_all()?;
             std::fs::rename(&self.at, &self.path)?;
             files::sync_directory(self.path.parent().unwrap_or(Path::new("/")))
@@ -354,6 +359,12 @@ mod tests {
         assert!(!unfinished(&path).exists());
         assert!(matches!(check(&path, 1, 1, false), Err(TargetError::Exists(_))));
         check(&path, 1, 1, true).unwrap();
+        // What is overwritten keeps who may open it.
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
+        let (target, _) = Target::open(&path, 4096, None).unwrap();
+        target.finish().unwrap();
+        let found = std::fs::metadata(&path).unwrap();
+        assert_eq!((found.len(), found.mode() & 0o777), (4096, 0o640));
     }
 
     #[test]

@@ -106,7 +106,7 @@ pub struct AuditRow {
     pub time: UnixMillis,
     /// Who.
     pub actor: String,
-    /// How they came: `command-line`, `session`, `token`, `gateway`.
+    /// How they came: `command-line`, `session`, `token`, `gateway`; `edge`: asked at a site, by the name that its edge gives.
     pub via: String,
     /// The tenant's name; empty: the whole gateway.
     pub tenant: String,

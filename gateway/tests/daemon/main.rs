@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // tests
 
 mod api;
+mod back;
 mod client;
 mod commands;
 mod edge;

@@ -447,6 +447,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_there_is_told_in_version_4_also_of_a_volume_that_was_not_announced() {
+        let list = FromEdge::List { id: 3, lineage: LINEAGE, before: 7 };
+        let mut session = open(Version::V4);
+        let asked = session.step(Event::Said(list.clone()), NOW);
+        assert_eq!(asked, [Action::List { id: 3, lineage: LINEAGE, before: 7 }]);
+        let measure = FromEdge::Measure { id: 4, generation: GENERATION, base: None };
+        let asked = session.step(Event::Said(measure), NOW);
+        assert_eq!(asked, [Action::Measure { id: 4, generation: GENERATION, base: None }]);
+        let answer = FromGateway::Measured { id: 4, measured: None };
+        assert_eq!(session.step(Event::Ready(answer.clone()), NOW), [Action::Send(answer)]);
+        let why = "a question about restoring exists since version V4, and this session speaks V3";
+        assert_broken(open(Version::V3), list, why);
+    }
+
+    #[test]
     fn a_session_ends_when_it_is_told_to() {
         let mut session = receiving();
         let actions = session.step(Event::End(Refusal::Revoked), NOW);

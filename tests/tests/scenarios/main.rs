@@ -9,6 +9,7 @@ mod branch;
 mod clock;
 mod crashes;
 mod damage;
+mod export;
 mod garbage;
 mod identity;
 mod line;

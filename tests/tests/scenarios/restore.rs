@@ -65,7 +65,8 @@ fn is_done(status: &Value) -> bool {
 fn forgetful() -> Result<Branch> {
     let setup = Setup::default();
     let extra = format!("cache = \"1 MB\"\n{}", setup.edge.extra);
-    let mut branch = Branch::with(Setup { edge: EdgeOptions { extra, ..setup.edge }, size: 48 << 20, ..Setup::default() })?;
+    let mut branch =
+        Branch::with(Setup { edge: EdgeOptions { extra, ..setup.edge }, size: 48 << 20, ..Setup::default() })?;
     branch.replicate()?;
     branch.edge.run("gc", &[])?;
     Ok(branch)
