@@ -21,7 +21,7 @@ async fn replicated(world: &World, site: &str, volume: &mut Volume) -> (Edge, Co
     let data = edge.data(world, &control).await;
     control.announce(volume.lineage, "core-db").await;
     let first = replicate(volume, &mut control, &data).await;
-    for block in [3, 4, 700] {
+    for block in [3, 4, 705] {
         volume.scribble(9, block);
     }
     let second = replicate(volume, &mut control, &data).await;
