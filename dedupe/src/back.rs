@@ -399,14 +399,14 @@ impl Store {
             (blocks, zeroes) = (blocks + delta.data.len() as u64, zeroes + delta.zero.len() as u64);
         }
         let all = |count: u64| count * slabs.len() as u64 / (looked as u64).max(1);
-        let (mut raw, mut coded) = (0, 0);
+        let (mut raw, mut coded) = (0u64, 0u64);
         for generation in self.generations(target.lineage)?.iter().filter(|known| known.number > first) {
             if generation.number <= last {
                 raw += generation.stats.new_blocks * BLOCK as u64;
                 coded += generation.stats.coded_bytes;
             }
         }
-        let ratio = if coded == 0 { 1000 } else { (raw * 1000 / coded).clamp(900, 1_000_000) };
+        let ratio = (raw * 1000).checked_div(coded).map_or(1000, |ratio| ratio.clamp(900, 1_000_000));
         Ok(Measured { blocks: all(blocks), zeroes: all(zeroes), ratio: ratio as u32, sampled: looked < slabs.len() })
     }
 }
