@@ -190,6 +190,9 @@ auth_strategy = keystone
 transport_url = rabbit://guest:guest@127.0.0.1:$rabbit_port/
 glance_api_servers = $glance
 enabled_backends = nfs
+quota_volumes = 1000
+quota_snapshots = 1000
+quota_gigabytes = 10000
 default_volume_type = __DEFAULT__
 [nfs]
 volume_backend_name = nfs

@@ -5,15 +5,16 @@
 //!
 //! Every adapter's requests are safe to repeat: they name what they make by a token or a name of the run, or they look first.
 
-use crate::error::{TargetError, is_passing};
+use crate::error::{Retry, TargetError, is_passing};
 use crate::pause::Stop;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use std::fmt;
+use std::fs::File;
 use std::io::Read;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
-use ureq::http::{HeaderMap, Request};
+use ureq::http::{HeaderMap, Request, Response};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 /// How long and how often a question is asked.
@@ -46,6 +47,8 @@ impl Default for Patience {
 
 /// Bytes of an answer at most, where the question does not say otherwise. Lists of a cloud come in pages far below that.
 pub const MOST_ANSWER: u64 = 16 << 20;
+/// Bytes a second below which an upload is given up: less than any line into a cloud carries, so that only one that stands still is.
+pub const SLOWEST_UPLOAD: u64 = 256 << 10;
 /// Characters of a service's own words in a message of ours.
 const MOST_SAID: usize = 300;
 
@@ -193,6 +196,58 @@ impl Client {
         }
     }
 
+    /// For what must not be made twice, where the service knows no tokens: `make` asks once, by the client that it is given, and before it is tried
+    /// again `look` says whether the last attempt did it after all.
+    ///
+    /// # Errors
+    /// Those of `look` and `make`.
+    pub fn make_once<T>(
+        &self,
+        mut look: impl FnMut() -> Result<Option<T>, TargetError>,
+        mut make: impl FnMut(&Client) -> Result<T, TargetError>,
+    ) -> Result<T, TargetError> {
+        let once = Client { patience: Patience { attempts: 1, ..self.patience }, ..self.clone() };
+        let mut attempt = 0;
+        loop {
+            if let Some(found) = look()? {
+                return Ok(found);
+            }
+            attempt += 1;
+            match make(&once) {
+                Err(error) if error.retry() == Retry::Later && attempt < self.patience.attempts => {
+                    if !self.stop.wait(self.pause(attempt)) {
+                        return Err(TargetError::Cancelled);
+                    }
+                }
+                made => return made,
+            }
+        }
+    }
+
+    /// Sends a file as the body of a request, in one attempt: who calls knows how to begin anew. It may take as long as the bytes need at
+    /// [`SLOWEST_UPLOAD`].
+    ///
+    /// # Errors
+    /// Those of [`ask`](Client::ask), and [`TargetError::Io`] for a file that cannot be looked at.
+    pub fn send_file(&self, fine: &[u16], request: Request<()>, file: &File) -> Result<Reply, TargetError> {
+        self.take_turn()?;
+        let asked = format!("{} {}", request.method(), request.uri().path());
+        let service = self.service.clone();
+        let unreachable =
+            |said| TargetError::Unreachable { service: service.clone(), asked: asked.clone(), attempts: 1, said };
+        let len = file.metadata().map_err(|error| unreachable(error.to_string()))?.len();
+        let (mut parts, ()) = request.into_parts();
+        parts.headers.insert("content-length", len.into());
+        let mut body = file;
+        let request = Request::from_parts(parts, ureq::SendBody::from_reader(&mut body));
+        let longest = self.patience.answer + Duration::from_secs(len / SLOWEST_UPLOAD);
+        let request = self.agent.configure_request(request).timeout_global(Some(longest)).build();
+        match self.read(self.agent.run(request), MOST_ANSWER, 1).map_err(unreachable)? {
+            reply if reply.status < 400 || fine.contains(&reply.status) => Ok(reply),
+            reply => Err(TargetError::Refused { status: reply.status, said: reply.said(), service, asked }),
+        }
+    }
+
     /// Asks again and again until `look` finds what it waits for in an answer; for work that a service does in its own time. `longest` counts the pauses,
     /// not the answers.
     pub fn wait_until<T>(
@@ -233,8 +288,16 @@ impl Client {
     }
 
     fn once(&self, request: Request<Vec<u8>>, most: u64, attempt: u32) -> Result<Reply, String> {
-        let reply = self.agent.run(request).map_err(|error| error.to_string())?;
-        let (parts, body) = reply.into_parts();
+        self.read(self.agent.run(request), most, attempt)
+    }
+
+    fn read(
+        &self,
+        reply: Result<Response<ureq::Body>, ureq::Error>,
+        most: u64,
+        attempt: u32,
+    ) -> Result<Reply, String> {
+        let (parts, body) = reply.map_err(|error| error.to_string())?.into_parts();
         let mut bytes = Vec::new();
         body.into_reader().take(most + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
         if bytes.len() as u64 > most {

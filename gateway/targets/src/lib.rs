@@ -11,6 +11,7 @@ pub mod ebs;
 pub mod error;
 pub mod http;
 pub mod libvirt;
+pub mod openstack;
 pub mod pause;
 mod program;
 pub mod qcow2;

@@ -273,30 +273,15 @@ impl Filling for Open {
     }
 
     fn zero(&self, range: Range<u64>) -> Result<(), TargetError> {
-        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        match fallocate(&*self.open.file, flags, range.start as i64, (range.end - range.start) as i64) {
-            Ok(()) => Ok(()),
-            // Not every file system and device can; some want other alignments.
-            Err(Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS | Errno::ENODEV | Errno::EPERM) => {
-                const ZEROES: &[u8] = &[0; 256 << 10];
-                for start in range.clone().step_by(ZEROES.len()) {
-                    self.open.write(start, &ZEROES[..(range.end - start).min(ZEROES.len() as u64) as usize])?;
-                }
-                Ok(())
-            }
-            Err(errno) => Err(self.open.failed("zero a part of")(errno.into())),
-        }
+        self.open.zero(range)
     }
 
     fn flush(&self) -> Result<(), TargetError> {
-        self.open.file.sync_data().map_err(self.open.failed("sync"))
+        self.open.flush()
     }
 
     fn complete(&self) -> Result<(), TargetError> {
-        self.open.file.sync_all().map_err(self.open.failed("sync"))?;
-        // What is read next should come from the disk. Best effort.
-        let _advice = posix_fadvise(&*self.open.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
-        Ok(())
+        self.open.settle()
     }
 
     fn read(&self, at: ByteOffset, buffer: &mut [u8]) -> Result<(), TargetError> {
@@ -322,14 +307,14 @@ impl Filling for Open {
 }
 
 /// An open file or device.
-struct Handle {
+pub(crate) struct Handle {
     path: PathBuf,
-    file: Flock<File>,
+    pub(crate) file: Flock<File>,
     is_device: bool,
 }
 
 /// Opens to write and locks it against other runs; `make` makes a file that is not there.
-fn open(path: &Path, is_device: bool, make: bool) -> Result<Handle, TargetError> {
+pub(crate) fn open(path: &Path, is_device: bool, make: bool) -> Result<Handle, TargetError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true);
     if is_device {
@@ -355,22 +340,56 @@ impl Handle {
         if !self.is_device {
             return Ok(());
         }
-        match length(&self.file).map_err(self.failed("look at"))? {
+        match self.len()? {
             has if has < size.0 => Err(TargetError::TooSmall { path: self.path.clone(), has, needs: size }),
             _ => Ok(()),
         }
     }
 
-    fn write(&self, at: u64, bytes: &[u8]) -> Result<(), TargetError> {
+    pub(crate) fn write(&self, at: u64, bytes: &[u8]) -> Result<(), TargetError> {
         self.file.write_all_at(bytes, at).map_err(self.failed("write"))
     }
 
-    fn read(&self, at: u64, buffer: &mut [u8]) -> Result<(), TargetError> {
+    pub(crate) fn read(&self, at: u64, buffer: &mut [u8]) -> Result<(), TargetError> {
         self.file.read_exact_at(buffer, at).map_err(self.failed("read"))
     }
 
-    fn is_hole(&self, range: &Range<u64>) -> bool {
+    pub(crate) fn is_hole(&self, range: &Range<u64>) -> bool {
         !self.is_device && is_hole(&self.file, range)
+    }
+
+    /// Makes a range read as zeroes, a hole where that can be.
+    pub(crate) fn zero(&self, range: Range<u64>) -> Result<(), TargetError> {
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        match fallocate(&*self.file, flags, range.start as i64, (range.end - range.start) as i64) {
+            Ok(()) => Ok(()),
+            // Not every file system and device can; some want other alignments.
+            Err(Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS | Errno::ENODEV | Errno::EPERM) => {
+                const ZEROES: &[u8] = &[0; 256 << 10];
+                for start in range.clone().step_by(ZEROES.len()) {
+                    self.write(start, &ZEROES[..(range.end - start).min(ZEROES.len() as u64) as usize])?;
+                }
+                Ok(())
+            }
+            Err(errno) => Err(self.failed("zero a part of")(errno.into())),
+        }
+    }
+
+    /// Makes what was written durable.
+    pub(crate) fn flush(&self) -> Result<(), TargetError> {
+        self.file.sync_data().map_err(self.failed("sync"))
+    }
+
+    /// The same, and what is read next comes from the disk.
+    pub(crate) fn settle(&self) -> Result<(), TargetError> {
+        self.file.sync_all().map_err(self.failed("sync"))?;
+        // Best effort.
+        let _advice = posix_fadvise(&*self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        Ok(())
+    }
+
+    pub(crate) fn len(&self) -> Result<u64, TargetError> {
+        length(&self.file).map_err(self.failed("look at"))
     }
 }
 

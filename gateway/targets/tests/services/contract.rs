@@ -166,6 +166,15 @@ fn read(filling: &dyn Filling, work: &Work) -> Result<Vec<u8>, TargetError> {
 
 /// The whole contract. `open` makes the target anew, as a new process does.
 pub(crate) fn holds(open: &dyn Fn() -> Box<dyn Target>, size: usize) {
+    check(open, size, true);
+}
+
+/// The same for a target of which each point is a whole copy.
+pub(crate) fn holds_in_whole_copies(open: &dyn Fn() -> Box<dyn Target>, size: usize) {
+    check(open, size, false);
+}
+
+fn check(open: &dyn Fn() -> Box<dyn Target>, size: usize, builds_on_points: bool) {
     let keeps = open().shape().keeps;
     let unit = open().shape().unit as usize;
     let description = open().describe().unwrap();
@@ -190,10 +199,11 @@ pub(crate) fn holds(open: &dyn Fn() -> Box<dyn Target>, size: usize) {
     bytes[unit / 2..unit / 2 + 100].fill(7);
     bytes[size - 100..].fill(9);
     let second = Work { base: Some(held[0].clone()), ..volume.generation(bytes) };
-    assert_eq!(open().look(&second).unwrap(), Start::Holds(held[0].clone()));
+    let expected = if builds_on_points { Start::Holds(held[0].clone()) } else { Start::Zeroes };
+    assert_eq!(open().look(&second).unwrap(), expected);
     let notes = Kept::default();
     let (start, written, _) = fill(&*open(), &volume, &second, &notes, Until::Applied(1)).unwrap();
-    assert_eq!((start, written), (Start::Holds(held[0].clone()), 1));
+    assert_eq!((start, written), (expected, 1));
     assert!(open().points(&volume.image).unwrap().iter().all(|point| point.generation != second.generation));
     let (start, _, point) = fill(&*open(), &volume, &second, &notes, Until::Finished).unwrap();
     assert_eq!(start, Start::Resumed);

@@ -35,9 +35,29 @@ struct Rule {
     fault: Fault,
 }
 
+struct Death {
+    skip: usize,
+    is_dead: bool,
+}
+
+impl Death {
+    fn come(&mut self, method: &str) -> Option<Fault> {
+        if self.is_dead {
+            return Some(Fault::Cut);
+        }
+        if method == "GET" {
+            return None;
+        }
+        self.is_dead = self.skip == 0;
+        self.skip = self.skip.saturating_sub(1);
+        self.is_dead.then_some(Fault::Lost(0))
+    }
+}
+
 /// See the module's documentation. Ends with the test's process.
 pub(crate) struct Faults {
     address: SocketAddr,
+    death: Arc<Mutex<Option<Death>>>,
     rules: Arc<Mutex<Vec<Rule>>>,
     done: Arc<Mutex<Vec<String>>>,
 }
@@ -48,15 +68,16 @@ impl Faults {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (rules, done) = (Arc::<Mutex<Vec<Rule>>>::default(), Arc::<Mutex<Vec<String>>>::default());
-        let (upstream, known, noted) = (upstream.to_owned(), rules.clone(), done.clone());
+        let death = Arc::<Mutex<Option<Death>>>::default();
+        let (upstream, known, noted, dying) = (upstream.to_owned(), rules.clone(), done.clone(), death.clone());
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                let (upstream, known, noted) = (upstream.clone(), known.clone(), noted.clone());
+                let (upstream, known, noted, dying) = (upstream.clone(), known.clone(), noted.clone(), dying.clone());
                 // A client that goes away in the middle is its own affair.
-                std::thread::spawn(move || drop(pass(client, &upstream, &known, &noted)));
+                std::thread::spawn(move || drop(pass(client, &upstream, (&known, &dying), &noted)));
             }
         });
-        Faults { address, rules, done }
+        Faults { address, death, rules, done }
     }
 
     /// Where the proxy listens, as `http://host:port`.
@@ -70,6 +91,22 @@ impl Faults {
         self.rules.lock().unwrap().push(Rule { method, path, skip, times, fault });
     }
 
+    /// Nothing happens to requests any more.
+    pub(crate) fn forget(&self) {
+        self.rules.lock().unwrap().clear();
+    }
+
+    /// As if the client were killed right after a request: of those that change something the first `skip` are answered, the next one is done by the
+    /// service and never answered, and nothing gets through any more until `revive`.
+    pub(crate) fn kill_after(&self, skip: usize) {
+        *self.death.lock().unwrap() = Some(Death { skip, is_dead: false });
+    }
+
+    /// Lets everything through again. Whether it had come to the kill.
+    pub(crate) fn revive(&self) -> bool {
+        self.death.lock().unwrap().take().is_some_and(|death| death.is_dead)
+    }
+
     /// Requests to which something happened, as `METHOD path`.
     pub(crate) fn done(&self) -> Vec<String> {
         self.done.lock().unwrap().clone()
@@ -79,7 +116,7 @@ impl Faults {
 fn pass(
     mut client: TcpStream,
     upstream: &str,
-    rules: &Mutex<Vec<Rule>>,
+    (rules, death): (&Mutex<Vec<Rule>>, &Mutex<Option<Death>>),
     done: &Mutex<Vec<String>>,
 ) -> std::io::Result<()> {
     let (head, rest) = read_head(&mut client)?;
@@ -87,7 +124,8 @@ fn pass(
     let mut words = text.split(' ');
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let mut body = read_body(&mut client, &text, rest)?;
-    let fault = choose(rules, method, path);
+    let killed = death.lock().unwrap().as_mut().and_then(|death| death.come(method));
+    let fault = killed.or_else(|| choose(rules, method, path));
     if fault.is_some() {
         done.lock().unwrap().push(format!("{method} {path}"));
     }

@@ -14,3 +14,4 @@ mod local;
 mod qcow2;
 mod s3;
 mod service;
+mod openstack;
