@@ -3,6 +3,7 @@
 //! Every handler blocks; long ones report progress and stop when they are told to.
 
 mod answer;
+mod domains;
 mod exports;
 mod handlers;
 mod judge;
@@ -17,6 +18,7 @@ pub mod targets;
 
 pub use crate::catalogue::Term;
 pub use answer::{Answer, GenerationLine, Report, SiteLine, VolumeLine};
+pub use domains::{DomainDisk, DomainLine, DomainRequest, DomainRow};
 pub use exports::{ExportLine, ExportRequest};
 pub use handlers::{Admin, watch};
 pub use judge::Fault;
@@ -68,6 +70,32 @@ pub enum AdminError {
     /// No such target.
     #[error("there is no target `{0}`; `sluice-gateway target list` lists those that there are")]
     NoTarget(String),
+    /// No such domain.
+    #[error("there is no domain `{0}`; `sluice-gateway domain list` shows those that there are")]
+    NoDomain(String),
+    /// What it holds is no file here.
+    #[error("what target `{0}` holds is no disk of this machine; a domain needs raw files, a device or qcow2")]
+    NoDisk(String),
+    /// Nothing to boot from.
+    #[error(
+        "target `{target}` holds no such point of `{volume}`; `sluice-gateway target points {target}` lists those that there are"
+    )]
+    NoPoint {
+        /// The target.
+        target: String,
+        /// The volume, with its number.
+        volume: String,
+    },
+    /// A domain stands on it.
+    #[error(
+        "domain `{domain}` stands on what target `{target}` holds of this volume, which would be written over: remove the domain first"
+    )]
+    UnderDomain {
+        /// The domain.
+        domain: String,
+        /// The target.
+        target: String,
+    },
     /// Several tenants have one of that name.
     #[error("several tenants have a target `{0}`; write TENANT/{0}")]
     AmbiguousTarget(String),

@@ -1,5 +1,6 @@
 //! The command line: parse, ask the daemon or do it here, print.
 
+mod domains;
 mod exports;
 mod people;
 mod policy;
@@ -9,6 +10,7 @@ mod targets;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
+use domains::DomainCommand;
 use exports::ExportCommand;
 use people::{ApprovalCommand, AuditCommand, UserCommand};
 use policy::{AuthorArgs, Format, HolidaysCommand, OverrideCommand, PolicyCommand};
@@ -118,6 +120,11 @@ pub(crate) enum Command {
     Export {
         #[command(subcommand)]
         what: ExportCommand,
+    },
+    /// Boot what targets hold, as machines of libvirt on this machine.
+    Domain {
+        #[command(subcommand)]
+        what: DomainCommand,
     },
     /// Set up where generations are rehydrated to, and keep it at the latest.
     Target {
@@ -349,6 +356,7 @@ fn request_of(command: Command) -> Result<Request> {
             Request::Rehydrate { volume, generation, to, proof: proof.or(quick.then_some(Proof::Changed)), plan }
         }
         Command::Export { what } => exports::request(what),
+        Command::Domain { what } => domains::request(what)?,
         Command::Target { what } => targets::request(what)?,
         Command::Revoke { site } => Request::Revoke { site },
         Command::Backup { to, passphrase_file } => {

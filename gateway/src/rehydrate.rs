@@ -118,6 +118,8 @@ pub struct Done {
     pub plan: Plan,
     /// What the target calls the point: a path, the id of a snapshot.
     pub point: String,
+    /// What a person does to run a machine from it, one command a line.
+    pub next_steps: Vec<String>,
     /// Bytes written, over all attempts of the run.
     pub written_bytes: u64,
     /// Bytes read back.
@@ -346,6 +348,7 @@ impl<'a> Rehydration<'a> {
         catalogue.tidy_runs()?;
         Ok(Done {
             plan: self.plan.clone(),
+            next_steps: self.asked.target.next_steps(&point),
             point: point.id,
             written_bytes: self.run().written,
             verified_bytes: proven.bytes,

@@ -1,5 +1,6 @@
 //! What came of what operators asked for.
 
+use super::domains::DomainLine;
 use super::exports::ExportLine;
 use super::people::{AccountLine, ApprovalLine, TokenLine};
 use super::policy::PolicyAnswer;
@@ -97,6 +98,11 @@ pub enum Answer {
     Authorities {
         /// Number, fingerprint, whether it signs.
         authorities: Vec<(u32, String, bool)>,
+    },
+    /// Domains of libvirt.
+    Domains {
+        /// By name; after a change that one.
+        domains: Vec<DomainLine>,
     },
     /// What is exported.
     Exports {

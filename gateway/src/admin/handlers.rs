@@ -94,6 +94,7 @@ impl Admin {
             Request::Rehydrate { volume, generation, to, proof, plan } => {
                 self.rehydrate(caller, (&volume, &generation), &to, proof, plan, report)
             }
+            Request::Domain(request) => self.domain(caller, request),
             Request::Export(request) => self.export(caller, request),
             Request::Target(request) => self.target(caller, request, report),
             Request::Revoke { site } => self.revoke(&site),

@@ -164,6 +164,7 @@ impl Admin {
                 let detail = format!("generation {generation} to {to}");
                 Subject { detail, ..Subject::new(what, Right::Operate, Some(tenant), volume) }
             }
+            Request::Domain(request) => self.domain_subject(caller, request)?,
             Request::Export(request) => self.export_subject(caller, request)?,
             Request::Target(request) => self.target_subject(caller, request)?,
             Request::Verify { volume, generation } => {
@@ -433,7 +434,7 @@ fn signed(mut request: Request, caller: &Caller) -> Request {
     request
 }
 
-fn only_here(caller: &Caller, command: &'static str) -> Result<(), AdminError> {
+pub(super) fn only_here(caller: &Caller, command: &'static str) -> Result<(), AdminError> {
     if caller.via == Via::CommandLine { Ok(()) } else { Err(AdminError::CommandLineOnly(command)) }
 }
 
@@ -461,6 +462,8 @@ impl AdminError {
             E::NoVolume(_)
             | E::NoGeneration { .. }
             | E::NoTarget(_)
+            | E::NoDomain(_)
+            | E::NoPoint { .. }
             | E::NoRun(_)
             | E::NoOrder { .. }
             | E::NoApproval(_)
@@ -488,7 +491,9 @@ impl AdminError {
             E::Rate(_) | E::Class(_) | E::Whose | E::VolumeName(_) | E::Share(_) | E::ForeignTarget { .. } => {
                 Fault::Invalid
             }
-            E::TargetExists(_) | E::TargetInUse(..) | E::AmbiguousTarget(_) => Fault::Conflict,
+            E::NoDisk(_) | E::UnderDomain { .. } | E::TargetExists(_) | E::TargetInUse(..) | E::AmbiguousTarget(_) => {
+                Fault::Conflict
+            }
             E::Export(ExportError::None(_)) => Fault::Missing,
             E::Export(
                 ExportError::Exists(_) | ExportError::Undecided(_) | ExportError::TooMany | ExportError::NotRunning,

@@ -118,6 +118,7 @@ pub fn answer(answer: &Answer) -> String {
             };
             table(&["number", "fingerprint", "role"], &authorities.iter().map(row).collect::<Vec<_>>())
         }
+        Answer::Domains { domains } => super::domains::render(domains),
         Answer::Exports { exports } => super::exports::render(exports),
         Answer::Target(answer) => super::targets::render::answer(answer),
         Answer::Retention(answer) => super::retention::render(answer),
@@ -238,7 +239,7 @@ fn rehydrated(done: &Done) -> String {
             format!("What was written and {share} % of the rest were read back and are right")
         }
     };
-    format!(
+    let mut text = format!(
         "{} holds generation {}: {from}, {} written.{repaired}\n{proof}: {}\nThe signed statement is number {}: `sluice-gateway proof show {}`.\n",
         done.plan.target,
         done.plan.number,
@@ -246,7 +247,11 @@ fn rehydrated(done: &Done) -> String {
         done.root,
         done.statement,
         done.statement
-    )
+    );
+    if !done.next_steps.is_empty() {
+        text += &format!("To run a machine from it:\n  {}\n", done.next_steps.join("\n  "));
+    }
+    text
 }
 
 /// The policy of a site, and what its edge makes of it when that is something else.

@@ -1,5 +1,6 @@
 //! What operators ask for.
 
+use super::domains::DomainRequest;
 use super::exports::ExportRequest;
 use super::policy::PolicyRequest;
 use super::proofs::ProofRequest;
@@ -68,6 +69,8 @@ pub enum Request {
     Scrub,
     /// Work with the authorities.
     Authority(Authority),
+    /// Work with domains of libvirt.
+    Domain(DomainRequest),
     /// Serve generations as block devices.
     Export(ExportRequest),
     /// Work with targets.
@@ -153,6 +156,7 @@ impl Request {
                 | Request::Authority(Authority::List)
                 | Request::Gc { plan: true }
                 | Request::Rehydrate { plan: true, .. }
+                | Request::Domain(DomainRequest::List)
                 | Request::Export(ExportRequest::List)
                 | Request::Target(
                     TargetRequest::List

@@ -1,7 +1,8 @@
-//! What the catalogue keeps of targets, of runs onto them, of standing orders and of exports. Rows are JSON: they hold settings of many kinds, and a person with a
+//! What the catalogue keeps of targets, of runs onto them, of standing orders, of exports and of domains. Rows are JSON: they hold settings of many kinds, and a person with a
 //! damaged gateway may have to read what lies in a cloud.
 
 use super::{Catalogue, CatalogueError, NewProof, Table};
+use crate::admin::DomainRow;
 use crate::export::ExportRow;
 use crate::rehydrate::places::Place;
 use crate::rehydrate::runs::{Phase, Proven, Run, Standing};
@@ -20,7 +21,10 @@ const STANDING: Table = TableDefinition::new("standing_v1");
 /// Name to [`ExportRow`].
 const EXPORTS: Table = TableDefinition::new("exports_v1");
 
-pub(super) const TABLES: [Table; 4] = [TARGETS, RUNS, STANDING, EXPORTS];
+/// Name to [`DomainRow`].
+const DOMAINS: Table = TableDefinition::new("domains_v1");
+
+pub(super) const TABLES: [Table; 5] = [TARGETS, RUNS, STANDING, EXPORTS, DOMAINS];
 
 /// Runs that are over and still known, of the whole gateway: a year of 40 volumes a night would be 14,600.
 const MOST_OVER: usize = 5000;
@@ -125,6 +129,23 @@ impl Catalogue {
         let found = commit.open_table(STANDING)?.remove(standing_key(tenant, lineage, target).as_slice())?.is_some();
         commit.commit()?;
         Ok(found)
+    }
+
+    /// All domains, by name.
+    pub fn domains(&self) -> Result<Vec<DomainRow>, CatalogueError> {
+        self.all_json(DOMAINS, "domains")
+    }
+
+    /// Adds a domain or changes it.
+    pub fn put_domain(&self, row: &DomainRow) -> Result<(), CatalogueError> {
+        self.put_json(DOMAINS, row.name.as_bytes(), row)
+    }
+
+    /// Removes a domain.
+    pub fn remove_domain(&self, name: &str) -> Result<(), CatalogueError> {
+        let commit = self.database.begin_write()?;
+        commit.open_table(DOMAINS)?.remove(name.as_bytes())?;
+        Ok(commit.commit()?)
     }
 
     /// All exports, by name.

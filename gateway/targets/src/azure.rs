@@ -82,26 +82,6 @@ impl Azure {
         format!("{}{}.vhd", self.prefix, image.label())
     }
 
-    /// What a person runs to make a managed disk of a point, and what it costs them. Azure makes disks of blobs, not of their snapshots, so the snapshot
-    /// becomes a blob of its own first, within the account.
-    pub fn next_steps(&self, point: &Point) -> Vec<String> {
-        let disk = format!("sluice-{}-{}", point.number, &point.generation.to_string()[..8]);
-        let copy = self.blobs.address(&format!("{}disks/{disk}.vhd", self.prefix));
-        vec![
-            format!(
-                "az storage blob copy start --destination-blob {}disks/{disk}.vhd --destination-container {} --account-name {} --source-uri '{}'",
-                self.prefix,
-                self.blobs.container(),
-                self.blobs.account(),
-                point.id
-            ),
-            format!(
-                "az disk create --resource-group GROUP --name {disk} --source '{copy}' --hyper-v-generation V1  # V2 for a volume that boots by UEFI"
-            ),
-            format!("az storage blob delete --blob-url '{copy}'  # when the disk is there"),
-        ]
-    }
-
     fn id_of(&self, name: &str, snapshot: &str) -> String {
         format!("{}?snapshot={snapshot}", self.blobs.address(name))
     }
@@ -279,6 +259,26 @@ impl Target for Azure {
             self.blobs.set_metadata(&name, lease.id(), &given_up.metadata(&work.image))?;
         }
         lease.release()
+    }
+
+    // What a person runs to make a managed disk of a point, and what it costs them. Azure makes disks of blobs, not of their snapshots, so the snapshot
+    // becomes a blob of its own first, within the account.
+    fn next_steps(&self, point: &Point) -> Vec<String> {
+        let disk = format!("sluice-{}-{}", point.number, &point.generation.to_string()[..8]);
+        let copy = self.blobs.address(&format!("{}disks/{disk}.vhd", self.prefix));
+        vec![
+            format!(
+                "az storage blob copy start --destination-blob {}disks/{disk}.vhd --destination-container {} --account-name {} --source-uri '{}'",
+                self.prefix,
+                self.blobs.container(),
+                self.blobs.account(),
+                point.id
+            ),
+            format!(
+                "az disk create --resource-group GROUP --name {disk} --source '{copy}' --hyper-v-generation V1  # V2 for a volume that boots by UEFI"
+            ),
+            format!("az storage blob delete --blob-url '{copy}'  # when the disk is there"),
+        ]
     }
 
     fn remove(&self, point: &Point) -> Result<(), TargetError> {

@@ -87,27 +87,6 @@ impl Ebs {
         Ok(Ebs { settings, region: account.region, api: Api { ebs, ec2 } })
     }
 
-    /// What a person does with a point: commands that make a volume and an image (AMI) of it, and how to prove what is on it.
-    pub fn next_steps(&self, point: &Point) -> Vec<String> {
-        let (region, id, number) = (&self.region, &point.id, point.number);
-        let disk = format!(
-            "[{{\"DeviceName\":\"/dev/xvda\",\"Ebs\":{{\"SnapshotId\":\"{id}\",\"VolumeType\":\"gp3\",\"DeleteOnTermination\":true}}}}]"
-        );
-        vec![
-            format!("# A volume of generation {number}; choose the zone of the instance that is to use it:"),
-            format!("aws ec2 create-volume --region {region} --availability-zone {region}a --snapshot-id {id} --volume-type gp3"),
-            "# An image to start instances from, when the volume holds a system; `legacy-bios` where it starts without UEFI:".into(),
-            format!(
-                "aws ec2 register-image --region {region} --name sluice-{number}-{} --architecture x86_64 --virtualization-type hvm \
-                 --ena-support --boot-mode uefi --root-device-name /dev/xvda --block-device-mappings '{disk}'",
-                &point.generation.to_string()[..8],
-            ),
-            format!("# The proof, on an instance that has the volume as /dev/xvdf; it has to say {}:", point.root),
-            format!("head -c {} /dev/xvdf | b3sum", point.size.0),
-            "# A snapshot that an image needs cannot be removed before `aws ec2 deregister-image`.".into(),
-        ]
-    }
-
     /// All snapshots of a volume, points and others.
     fn survey(&self, image: &Image) -> Result<Vec<Found>, TargetError> {
         let mut found = self.api.find(&[(tags::LINEAGE, &image.lineage.to_string())])?;
@@ -255,6 +234,27 @@ impl Target for Ebs {
             Some(id) => self.api.delete(&id), // not found by its tags, or gone
             None => Ok(()),
         }
+    }
+
+    // What a person does with a point: commands that make a volume and an image (AMI) of it, and how to prove what is on it.
+    fn next_steps(&self, point: &Point) -> Vec<String> {
+        let (region, id, number) = (&self.region, &point.id, point.number);
+        let disk = format!(
+            "[{{\"DeviceName\":\"/dev/xvda\",\"Ebs\":{{\"SnapshotId\":\"{id}\",\"VolumeType\":\"gp3\",\"DeleteOnTermination\":true}}}}]"
+        );
+        vec![
+            format!("# A volume of generation {number}; choose the zone of the instance that is to use it:"),
+            format!("aws ec2 create-volume --region {region} --availability-zone {region}a --snapshot-id {id} --volume-type gp3"),
+            "# An image to start instances from, when the volume holds a system; `legacy-bios` where it starts without UEFI:".into(),
+            format!(
+                "aws ec2 register-image --region {region} --name sluice-{number}-{} --architecture x86_64 --virtualization-type hvm \
+                 --ena-support --boot-mode uefi --root-device-name /dev/xvda --block-device-mappings '{disk}'",
+                &point.generation.to_string()[..8],
+            ),
+            format!("# The proof, on an instance that has the volume as /dev/xvdf; it has to say {}:", point.root),
+            format!("head -c {} /dev/xvdf | b3sum", point.size.0),
+            "# A snapshot that an image needs cannot be removed before `aws ec2 deregister-image`.".into(),
+        ]
     }
 
     fn remove(&self, point: &Point) -> Result<(), TargetError> {

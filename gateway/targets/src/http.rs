@@ -291,12 +291,7 @@ impl Client {
         self.read(self.agent.run(request), most, attempt)
     }
 
-    fn read(
-        &self,
-        reply: Result<Response<ureq::Body>, ureq::Error>,
-        most: u64,
-        attempt: u32,
-    ) -> Result<Reply, String> {
+    fn read(&self, reply: Result<Response<ureq::Body>, ureq::Error>, most: u64, attempt: u32) -> Result<Reply, String> {
         let (parts, body) = reply.map_err(|error| error.to_string())?.into_parts();
         let mut bytes = Vec::new();
         body.into_reader().take(most + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;

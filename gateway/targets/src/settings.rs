@@ -5,6 +5,7 @@ use crate::credentials::Credentials;
 use crate::ebs::{Ebs, EbsSettings};
 use crate::error::TargetError;
 use crate::http::Options;
+use crate::openstack::{OpenStack, OpenStackSettings};
 use crate::qcow2::{Qcow2, Qcow2Settings};
 use crate::raw::Raw;
 use crate::s3::{S3, S3Settings};
@@ -28,6 +29,9 @@ pub enum Settings {
     Ebs(EbsSettings),
     /// A bucket of an S3-compatible store that gets an object for each generation.
     S3(S3Settings),
+    /// A project of an OpenStack cloud that gets a Cinder volume for each volume here, or a Glance image for each generation.
+    #[serde(rename = "openstack")]
+    OpenStack(OpenStackSettings),
 }
 
 /// A folder of raw files.
@@ -56,6 +60,7 @@ impl Settings {
             Settings::Azure(_) => "azure",
             Settings::Ebs(_) => "ebs",
             Settings::S3(_) => "s3",
+            Settings::OpenStack(_) => "openstack",
         }
     }
 
@@ -66,6 +71,9 @@ impl Settings {
             Settings::Device(settings) => vec![&settings.path],
             Settings::Qcow2(settings) => vec![&settings.folder],
             Settings::Azure(_) | Settings::Ebs(_) | Settings::S3(_) => Vec::new(),
+            Settings::OpenStack(settings) => {
+                settings.staging.iter().chain(settings.shares.values()).map(PathBuf::as_path).collect()
+            }
         }
     }
 
@@ -85,6 +93,7 @@ impl Settings {
             Settings::Qcow2(settings) => Box::new(Qcow2::new(settings, &options.stop)?),
             Settings::Azure(settings) => Box::new(Azure::new(settings, credentials, options)?),
             Settings::Ebs(settings) => Box::new(Ebs::new(settings.clone(), credentials, options.clone())?),
+            Settings::OpenStack(settings) => Box::new(OpenStack::new(settings, credentials, options)?),
             Settings::S3(settings) => Box::new(S3::new(settings.clone(), credentials, options.clone())?),
         })
     }

@@ -37,6 +37,12 @@ pub trait Target: Send + Sync {
     /// that never began, and after a crash at any moment of `prepare` to `finish`.
     fn abandon(&self, work: &Work, notes: &dyn Notes) -> Result<(), TargetError>;
 
+    /// What a person does to run a machine from a point, where that takes more than naming it: commands, one a line, with what they cost.
+    fn next_steps(&self, point: &Point) -> Vec<String> {
+        let _ = point;
+        Vec::new()
+    }
+
     /// Removes a point for good. That it is gone already is no error; that something else still needs it is.
     fn remove(&self, point: &Point) -> Result<(), TargetError>;
 }

@@ -3,17 +3,17 @@
 use super::{OrderLine, PointLine, RunLine, TargetAnswer, TargetLine, TargetRequest};
 use crate::access::{Caller, Right};
 use crate::admin::judge::Subject;
-use crate::admin::{Admin, AdminError, Answer, Report, watch};
+use crate::admin::{Admin, AdminError, Answer, DomainRow, Report, watch};
 use crate::catalogue::{Tenant, check_name};
 use crate::rehydrate::orders;
 use crate::rehydrate::places::Place;
 use crate::rehydrate::{self, Asked, Limits, Phase, Proof, RehydrateError, Rehydration, Run, Standing, Watch, Where};
 use crate::retention::Kept;
 use crate::state::TenantStore;
-use dedupe::{Lineage, RunId, SiteId};
+use dedupe::{Lineage, LineageId, RunId, SiteId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use targets::{Credentials, Image, Point, Stop, Target};
+use targets::{Credentials, Image, Keeps, Point, Stop, Target};
 
 impl Admin {
     pub(in crate::admin) fn target(
@@ -162,6 +162,9 @@ impl Admin {
         let lineage = store.store.lineage(found.lineage)?.ok_or_else(|| AdminError::NoVolume(volume.to_owned()))?;
         let stop = Stop::default();
         let (to, target, place) = self.open(caller, to, (&store, volume), &stop)?;
+        if let Some(place) = place.as_ref().filter(|_| !plan_only && target.shape().keeps == Keeps::One) {
+            self.check_under(place, lineage.id)?;
+        }
         let _busy = self.state.begin_run(store.id, &to, lineage.id)?;
         let asked = Asked {
             store: &store.store,
@@ -206,6 +209,19 @@ impl Admin {
         Ok(Answer::Rehydrated { done })
     }
 
+    /// Refuses to write over what a domain stands on.
+    fn check_under(&self, place: &Place, lineage: LineageId) -> Result<(), AdminError> {
+        let stands = |row: &DomainRow| {
+            row.tenant == place.tenant
+                && row.target == place.name
+                && row.disks.iter().any(|disk| disk.lineage == lineage)
+        };
+        match self.state.catalogue.domains()?.into_iter().find(stands) {
+            Some(row) => Err(AdminError::UnderDomain { domain: row.name, target: place.name.clone() }),
+            None => Ok(()),
+        }
+    }
+
     /// Points beyond what is kept go. That this fails is no reason to call the new point a failure: the next run tries again.
     fn retire(&self, place: &Place, target: &dyn Target, image: &Image, site: Option<SiteId>) {
         let keep = place.keep.map_or(self.state.retention, |keep| keep.get() as usize);
@@ -213,11 +229,20 @@ impl Admin {
             Ok(locks) => locks,
             Err(error) => return tracing::warn!(%error, "locks cannot be read: old points stay for now"),
         };
+        let domains = match self.state.catalogue.domains() {
+            Ok(domains) => domains,
+            Err(error) => return tracing::warn!(%error, "domains cannot be read: old points stay for now"),
+        };
+        let under = |generation| {
+            let on_it = |row: &&DomainRow| row.tenant == place.tenant && row.target == place.name;
+            let mut disks = domains.iter().filter(on_it).flat_map(|row| &row.disks);
+            disks.any(|disk| disk.generation == generation)
+        };
         // A lock holds the copy in the cloud as it holds the generation.
         let is_held = |point: &Point| {
             let (name, lineage, id) = (image.volume.as_str(), image.lineage, point.generation);
             let kept = Kept { tenant: place.tenant, site, name, lineage, id, sealed: point.made };
-            crate::retention::held(&kept, &locks, self.state.now()).is_some()
+            crate::retention::held(&kept, &locks, self.state.now()).is_some() || under(point.generation)
         };
         match rehydrate::retire_points(target, image, keep, &is_held) {
             Ok(0) => {}

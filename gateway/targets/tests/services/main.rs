@@ -11,7 +11,7 @@ mod ebs_model;
 mod faults;
 mod libvirt;
 mod local;
+mod openstack;
 mod qcow2;
 mod s3;
 mod service;
-mod openstack;
