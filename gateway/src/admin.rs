@@ -207,6 +207,37 @@ pub enum AdminError {
         "no folder for targets is set: write `targets = [\"/srv/targets\"]` under `[web]` in the gateway's configuration, or use the command line"
     )]
     NoTargets,
+    /// Somebody else's.
+    #[error("`{0}` is not free: something else is kept there; choose another place")]
+    NotFree(String),
+    /// Credentials may not come from there when somebody says so from afar. Names no path that was asked for: it may be a secret in the wrong field.
+    #[error(
+        "credentials come from a file below {0}: put the file there (mode 600) and name its path; a secret itself is never sent"
+    )]
+    OutsideCredentials(String),
+    /// Credentials may be named on the machine only.
+    #[error(
+        "no folder for credentials is set: write `credentials = [\"/etc/sluice/credentials\"]` under `[web]` in the gateway's configuration, or set the target up on the command line"
+    )]
+    NoCredentials,
+    /// The daemon's environment is that of the whole gateway.
+    #[error(
+        "the daemon's environment is for targets that an administrator of the whole gateway sets up; name a file of credentials"
+    )]
+    NotTheirEnvironment,
+    /// An order says otherwise.
+    #[error(
+        "target `{target}` is kept at the latest of `{volume}`: let that rest first (`sluice-gateway target pause`), or the latest would be put over it"
+    )]
+    KeptAtLatest {
+        /// The target.
+        target: String,
+        /// The volume.
+        volume: String,
+    },
+    /// Something is on its way there.
+    #[error("{1} runs to target `{0}` are not over; let them end, or give them up: `sluice-gateway target runs`")]
+    TargetHasRuns(String, usize),
     /// No worker whose share can be set.
     #[error("there is no worker `{0}` whose share of the disk's time can be set: name `collection` or `scrub`")]
     NoWorker(String),

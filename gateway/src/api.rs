@@ -9,6 +9,8 @@
 //!   policy       documents, previews, overrides, holds, holidays, reports
 //!   draft        schedules in the making: what a document and an edit of it come to
 //!   volumes      volumes and generations: look, compare, verify, rehydrate
+//!   targets      targets, what is kept there at the latest, what is on its way
+//!   folders      paths that are named from afar
 //!   jobs         long work, with progress
 //!   retention    locks, and what is to be deleted
 //!   proofs       what the gateway states and signs
@@ -20,6 +22,7 @@
 
 mod caller;
 mod draft;
+mod folders;
 mod idempotency;
 mod jobs;
 pub(crate) mod people;
@@ -30,6 +33,7 @@ pub(crate) mod retention;
 mod session;
 pub(crate) mod sites;
 pub(crate) mod system;
+pub(crate) mod targets;
 pub(crate) mod volumes;
 
 pub(crate) use caller::{Me, signed_in};
@@ -72,6 +76,7 @@ const PER_PAGE: u32 = 100;
         (name = "sites", description = "Sites and what they do"),
         (name = "policy", description = "What lines may be used for"),
         (name = "volumes", description = "Volumes and their generations"),
+        (name = "targets", description = "Targets, what is kept there at the latest, and what is on its way there"),
         (name = "jobs", description = "Long work"),
         (name = "retention", description = "What may not be deleted, and what is to be"),
         (name = "proofs", description = "What the gateway states and signs for whoever asks later"),
@@ -89,6 +94,7 @@ fn routes() -> OpenApiRouter<Arc<Web>> {
         .merge(policy::routes())
         .merge(draft::routes())
         .merge(volumes::routes())
+        .merge(targets::routes())
         .merge(jobs::routes())
         .merge(people::routes())
         .merge(retention::routes())

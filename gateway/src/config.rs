@@ -58,6 +58,8 @@ pub struct WebConfig {
     pub tls: WebTls,
     /// Folders below which generations may be rehydrated by whoever does not sit at this machine.
     pub targets: Vec<PathBuf>,
+    /// Folders below which files of credentials for targets may be named by whoever does not sit at this machine.
+    pub credentials: Vec<PathBuf>,
 }
 
 /// What encrypts pages and API.
@@ -178,6 +180,7 @@ struct RawWeb {
     key: Option<PathBuf>,
     tls: Option<Spanned<String>>,
     targets: Option<Spanned<Vec<PathBuf>>>,
+    credentials: Option<Spanned<Vec<PathBuf>>>,
 }
 
 impl Config {
@@ -251,8 +254,9 @@ impl Config {
              # Sealed generations kept of each volume.\n# retention = {}\n\n\
              # Hours between the word of a second person and a deletion.\n# deletion_delay_hours = {}\n\n\
              # Pages and API; listen \"off\": not served. Names: how browsers reach it. Targets: folders below which it may be told\n\
-             # from afar to rehydrate. A certificate of your own: `certificate` and `key` (PEM); without, one of the gateway's authority.\n\
-             [web]\n# listen = {:?}\n# names = [\"gateway.example.org\"]\n# targets = [\"/srv/targets\"]\n\n\
+             # from afar to rehydrate. Credentials: folders below which targets that are set up from afar find their files of credentials.\n\
+             # A certificate of your own: `certificate` and `key` (PEM); without, one of the gateway's authority.\n\
+             [web]\n# listen = {:?}\n# names = [\"gateway.example.org\"]\n# targets = [\"/srv/targets\"]\n# credentials = [\"/etc/sluice/credentials\"]\n\n\
              # NBD for other machines; `tls` is a folder with ca-cert.pem, server-cert.pem and server-key.pem.\n\
              # [export]\n# listen = \"[::]:10809\"\n# tls = \"/etc/sluice/nbd\"\n",
             quoted.join(", "),
@@ -369,18 +373,26 @@ impl Page<'_> {
             }
             (None, None, _) => WebTls::Own,
         };
-        let targets = match raw.targets {
-            Some(targets) => match targets.get_ref().iter().find(|path| !path.is_absolute()) {
-                Some(path) => {
-                    let why =
-                        format!("`{}` is not absolute; write it from the root, as in \"/srv/targets\"", path.display());
-                    return Err(self.refuse("targets", &targets, why));
-                }
-                None => targets.into_inner(),
-            },
-            None => Vec::new(),
-        };
-        Ok(Some(WebConfig { listen, names, tls, targets }))
+        let targets = self.folders("targets", raw.targets, "/srv/targets")?;
+        let credentials = self.folders("credentials", raw.credentials, "/etc/sluice/credentials")?;
+        Ok(Some(WebConfig { listen, names, tls, targets, credentials }))
+    }
+
+    /// Folders of the machine, from its root.
+    fn folders(
+        &self,
+        field: &'static str,
+        raw: Option<Spanned<Vec<PathBuf>>>,
+        example: &str,
+    ) -> Result<Vec<PathBuf>, ConfigError> {
+        let Some(folders) = raw else { return Ok(Vec::new()) };
+        match folders.get_ref().iter().find(|path| !path.is_absolute()) {
+            Some(path) => {
+                let why = format!("`{}` is not absolute; write it from the root, as in {example:?}", path.display());
+                Err(self.refuse(field, &folders, why))
+            }
+            None => Ok(folders.into_inner()),
+        }
     }
 
     fn listen(&self, raw: Option<Spanned<Vec<String>>>) -> Result<Vec<SocketAddr>, ConfigError> {
@@ -521,6 +533,7 @@ mod tests {
         assert!(refused("[web]\nnames = [\"https://gw\"]").contains("`https://gw` is no host name or IP address"));
         assert!(refused("[web]\ncertificate = \"a.pem\"").ends_with("`certificate`: needs its `key`, too"));
         assert!(refused("[web]\ntargets = [\"srv\"]").contains("`srv` is not absolute"));
+        assert!(refused("[web]\ncredentials = [\"keys\"]").contains("`credentials`: `keys` is not absolute"));
     }
 
     #[test]

@@ -1,6 +1,8 @@
-//! What the gateway itself knows of each site and volume, for Prometheus.
+//! What the gateway itself knows of each site and volume, and of each target (`figures/targets.rs`), for Prometheus.
 //!
 //! A worker looks every half minute, which is as often as anybody scrapes; what is cheap and changes at once (sessions, the last word) is read at the scrape.
+
+mod targets;
 
 use crate::catalogue::{Catalogue, CatalogueError, Site, Tenant};
 use crate::files;
@@ -19,6 +21,7 @@ use shaping::Rate;
 use shaping::policy::ClockTrust;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, RwLock, Weak};
+use targets::{MAX_TARGETS, TargetRow};
 
 /// Sites with series of their own: twice as many as one gateway is built for, at 13 series each.
 pub(crate) const MAX_SITES: usize = 1_000;
@@ -39,6 +42,7 @@ pub(crate) struct Figures {
 struct Bounds {
     sites: usize,
     volumes: usize,
+    targets: usize,
 }
 
 /// Windows by site: as they are, and as they are kept in the catalogue.
@@ -47,7 +51,8 @@ type Kept = HashMap<SiteId, (Windows, Windows)>;
 #[derive(Default)]
 struct Snapshot {
     sites: Vec<SiteRow>,
-    /// Sites and volumes beyond the bounds.
+    targets: Vec<TargetRow>,
+    /// Sites, volumes and targets beyond the bounds.
     dropped: usize,
 }
 
@@ -84,7 +89,7 @@ impl Figures {
     pub(crate) fn new(state: Arc<State>) -> Figures {
         Figures {
             fleet: Fleet::new(state, None),
-            bounds: Bounds { sites: MAX_SITES, volumes: MAX_VOLUMES },
+            bounds: Bounds { sites: MAX_SITES, volumes: MAX_VOLUMES, targets: MAX_TARGETS },
             snapshot: RwLock::default(),
             windows: Mutex::default(),
         }
@@ -135,7 +140,8 @@ impl Figures {
             }
         }
         keep(&state.catalogue, windows)?;
-        Ok(Snapshot { sites: rows, dropped })
+        let (targets, more) = targets::read(state, self.bounds.targets)?;
+        Ok(Snapshot { sites: rows, targets, dropped: dropped + more })
     }
 
     fn site(&self, state: &State, tenant: &Tenant, site: &Site, all: &mut Kept) -> Result<SiteRow, StateError> {
@@ -242,6 +248,7 @@ pub(crate) fn register(registry: &Registry, gateway: &Arc<Gateway>, board: &Arc<
             whole(page, &gateway, &board);
             let snapshot = gateway.figures.snapshot.read().expect("it is only replaced").clone();
             sites(page, &snapshot, &gateway.live.connected_sites(), &gateway.state.telemetry);
+            targets::page(page, &snapshot.targets, &gateway.state, gateway.state.now());
         }
     });
 }
@@ -249,7 +256,7 @@ pub(crate) fn register(registry: &Registry, gateway: &Arc<Gateway>, board: &Arc<
 fn sites(page: &mut Page, snapshot: &Snapshot, connected: &HashSet<SiteId>, telemetry: &Telemetry) {
     page.put(
         "sluice_gateway_series_dropped",
-        "Sites and volumes that have no series, because there are more than the bounds allow.",
+        "Sites, volumes and targets that have no series, because there are more than the bounds allow.",
         &[],
         snapshot.dropped as f64,
     );

@@ -1,8 +1,8 @@
 //! Long work that somebody asked for from afar: it goes on when they look away, says how far it is, and can be stopped.
 
 use crate::access::{Caller, Scope};
-use crate::admin::{Admin, Answer, Fault, Report, Request};
-use crate::rehydrate::Proof;
+use crate::admin::{Admin, Answer, Fault, Report, Request, TargetAnswer};
+use crate::rehydrate::{Proof, Where};
 use dedupe::{TenantId, UnixMillis};
 use look::Language;
 use serde::Serialize;
@@ -39,6 +39,8 @@ pub struct Job {
     by: String,
     what: &'static str,
     object: String,
+    /// Where it writes to, if it rehydrates.
+    to: Option<String>,
     tenant: Option<TenantId>,
     begun: UnixMillis,
     state: watch::Sender<JobState>,
@@ -64,6 +66,8 @@ pub struct JobView {
     pub what: String,
     /// On what.
     pub object: String,
+    /// The target or path that a generation is rehydrated to.
+    pub to: Option<String>,
     /// Who asked for it.
     pub by: String,
     /// When it began, milliseconds since 1970.
@@ -119,6 +123,13 @@ impl Jobs {
                 by: caller.name.clone(),
                 what,
                 object,
+                to: match &request {
+                    Request::Rehydrate { to: Where::Target(name), .. } => {
+                        Some(name.rsplit_once('/').map_or(name.as_str(), |(_, name)| name).to_owned())
+                    }
+                    Request::Rehydrate { to, .. } => Some(to.to_string()),
+                    _ => None,
+                },
                 tenant,
                 begun: admin.now(),
                 state: watch::Sender::new(JobState { report: None, marks: None, rate: None, ended: None }),
@@ -216,6 +227,18 @@ impl Job {
         })
     }
 
+    /// When it ended, and what came of it; `None`: it is not over, or failed.
+    pub(crate) fn answer(&self) -> Option<(UnixMillis, Answer)> {
+        let state = self.state.borrow();
+        let (at, said) = state.ended.as_ref()?;
+        Some((*at, said.as_ref().ok()?.clone()))
+    }
+
+    /// Whether it did what it was asked for, and what it found is that something is wrong.
+    pub(crate) fn found_wrong(&self) -> bool {
+        matches!(self.answer(), Some((_, Answer::Target(TargetAnswer::Tested { description, .. }))) if description.checks.iter().any(|check| check.wrong.is_some()))
+    }
+
     /// It, for people and programs.
     pub fn view(&self) -> JobView {
         let state = self.state.borrow();
@@ -231,6 +254,7 @@ impl Job {
             number: self.number,
             what: self.what.into(),
             object: self.object.clone(),
+            to: self.to.clone(),
             by: self.by.clone(),
             begun: self.begun.0,
             state: word.into(),
@@ -271,6 +295,12 @@ fn in_chinese(answer: &Answer) -> String {
                 done.root
             )
         }
+        Answer::Target(TargetAnswer::Tested { target, description }) => {
+            let wrong = description.checks.iter().filter(|check| check.wrong.is_some()).count();
+            let said = if wrong == 0 { "可以使用".to_owned() } else { format!("{wrong} 项检查未通过") };
+            format!("目标 {target}：{said}（{}）。", crate::text::printable(&description.place))
+        }
+        Answer::Target(TargetAnswer::Points { points }) => format!("目标上有 {} 个恢复点。", points.len()),
         Answer::Gc { freed_bytes, .. } => format!("释放了 {}。", bytes(freed_bytes.unwrap_or(0))),
         Answer::Scrubbed { damages, .. } if damages.is_empty() => "全部数据与写入时一致。".into(),
         Answer::Scrubbed { damages, mended, asked, waiting } => format!(

@@ -12,7 +12,9 @@ pub(crate) mod orders;
 pub mod places;
 mod readback;
 pub mod runs;
+pub(crate) mod standing;
 mod statement;
+pub(crate) mod tally;
 
 pub use places::{Limits, Place, Proof, Where};
 pub use readback::{root_of_generation, root_of_image};
@@ -90,12 +92,13 @@ impl RehydrateError {
 }
 
 /// What is going to be done.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Plan {
     /// Where: the name of a target, or a path.
     pub target: String,
     /// The generation.
     #[serde(with = "crate::admin::as_text")]
+    #[schema(value_type = String)]
     pub generation: GenerationId,
     /// Its number for people.
     pub number: u64,
@@ -322,13 +325,13 @@ impl<'a> Rehydration<'a> {
             fill::write(self, &*filling, &extents, watch.progress)?;
             filling.complete()?;
             self.change(|run| run.phase = Phase::Proving)?;
-            (watch.phase)("reading back");
+            (watch.phase)(tally::READING_BACK);
             let proven = self.prove(&*filling, &extents, watch.progress, anew)?;
             self.change(|run| run.phase = Phase::Proved { proven })?;
         }
         dedupe::crash_point("gateway.rehydrate.proved");
         (watch.phase)("making it a restorable point");
-        let point = filling.finish(self.asked.now)?;
+        let point = filling.finish(self.asked.state.now())?;
         dedupe::crash_point("gateway.rehydrate.finished");
         self.finished(point)
     }
@@ -343,7 +346,7 @@ impl<'a> Rehydration<'a> {
         let mut run = self.run();
         let kind = self.asked.target.shape().kind;
         let statement = statement::of(self.asked.state, &run, kind, &point, &proven)?;
-        run.ended = Some(self.asked.now);
+        run.ended = Some(self.asked.state.now());
         let number = catalogue.finish_run(run, point.clone(), proven.clone(), statement)?;
         catalogue.tidy_runs()?;
         Ok(Done {

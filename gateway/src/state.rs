@@ -20,6 +20,7 @@ use crate::ingest::Receiving;
 use crate::packs::ObjectPacks;
 use crate::policies;
 use crate::proofs;
+use crate::rehydrate::tally::Tally;
 use crate::rehydrate::{RehydrateError, Where};
 use crate::repairs::Repairs;
 use crate::telemetry::Telemetry;
@@ -107,6 +108,8 @@ pub struct State {
     /// Generations that are kept of each volume.
     pub retention: usize,
     tenants: Mutex<HashMap<TenantId, Arc<TenantStore>>>,
+    /// What was put onto targets since the start.
+    pub(crate) tally: Tally,
     /// What is being rehydrated where.
     runs: Arc<Mutex<HashSet<RunsOf>>>,
     keeping: Mutex<()>,
@@ -186,6 +189,7 @@ impl State {
             telemetry,
             retention: config.retention,
             tenants: Mutex::default(),
+            tally: Tally::default(),
             runs: Arc::default(),
             keeping: Mutex::default(),
         }))

@@ -7,6 +7,8 @@
 //!   schedule   which sites keep to which schedule, and its editor
 //!   site       one site: now, two days ahead, volumes, quotas, what bends its schedule
 //!   volume     generations, comparison, verification, rehydration
+//!   kept       where a volume is kept beside the gateway
+//!   targets    all targets, one of them, and how they stand in words
 //!   entry      signing in, the first account, one's own password
 //!   welcome    the first run: from nothing to a site that is enrolled
 //!   quotas     all sites' quotas, whoever runs out first on top
@@ -32,6 +34,7 @@ mod fleet;
 mod grants;
 mod help;
 mod jobs;
+mod kept;
 mod parts;
 mod people;
 mod proofs;
@@ -43,6 +46,7 @@ mod schedule;
 mod settings;
 mod shell;
 mod site;
+mod targets;
 mod volume;
 mod welcome;
 
@@ -86,6 +90,7 @@ pub(crate) fn router(web: Arc<Web>) -> Router {
         .merge(grants::routes())
         .merge(reports::routes())
         .merge(proofs::routes())
+        .merge(targets::routes())
         .merge(retention::routes())
         .merge(approvals::routes())
         .merge(audit::routes())

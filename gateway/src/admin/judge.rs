@@ -469,7 +469,14 @@ impl AdminError {
             | E::NoApproval(_)
             | E::NoWorker(_)
             | E::NoProof(_) => Fault::Missing,
-            E::Forbidden(_) | E::OwnRequest | E::CommandLineOnly(_) | E::Outside(..) | E::NoTargets => Fault::Forbidden,
+            E::Forbidden(_)
+            | E::OwnRequest
+            | E::CommandLineOnly(_)
+            | E::Outside(..)
+            | E::NoTargets
+            | E::OutsideCredentials(_)
+            | E::NoCredentials
+            | E::NotTheirEnvironment => Fault::Forbidden,
             E::Account(error) => match error {
                 AccountError::Catalogue(error) => of_catalogue(error),
                 AccountError::Forbidden(_) | AccountError::Beyond(..) => Fault::Forbidden,
@@ -491,9 +498,14 @@ impl AdminError {
             E::Rate(_) | E::Class(_) | E::Whose | E::VolumeName(_) | E::Share(_) | E::ForeignTarget { .. } => {
                 Fault::Invalid
             }
-            E::NoDisk(_) | E::UnderDomain { .. } | E::TargetExists(_) | E::TargetInUse(..) | E::AmbiguousTarget(_) => {
-                Fault::Conflict
-            }
+            E::NoDisk(_)
+            | E::UnderDomain { .. }
+            | E::TargetExists(_)
+            | E::TargetInUse(..)
+            | E::TargetHasRuns(..)
+            | E::KeptAtLatest { .. }
+            | E::NotFree(_)
+            | E::AmbiguousTarget(_) => Fault::Conflict,
             E::Export(ExportError::None(_)) => Fault::Missing,
             E::Export(
                 ExportError::Exists(_) | ExportError::Undecided(_) | ExportError::TooMany | ExportError::NotRunning,

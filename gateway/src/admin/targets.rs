@@ -144,6 +144,23 @@ pub struct TargetLine {
     pub keep: Option<u32>,
     /// Volumes that it is kept at the latest of.
     pub orders: usize,
+    /// Of those: brought to the latest generation.
+    pub current: usize,
+    /// Of those: not there yet, and nothing went wrong.
+    pub behind: usize,
+    /// Of those: the last run failed.
+    pub failing: usize,
+    /// Of those: somebody let them rest.
+    pub paused: usize,
+    /// Whether the credentials are what is wrong.
+    pub credentials_failing: bool,
+    /// Since when it lacks a generation of a volume that it is kept at the latest of, paused ones aside; absent: it lacks none.
+    #[schema(value_type = Option<u64>)]
+    pub behind_since: Option<UnixMillis>,
+    /// Runs that are not over.
+    pub runs_open: usize,
+    /// Of those: resting until somebody does something.
+    pub runs_resting: usize,
     /// When it was set up.
     #[schema(value_type = u64)]
     pub made: UnixMillis,
@@ -185,9 +202,17 @@ pub struct OrderLine {
     pub latest: Option<u64>,
     /// The generation that the target was brought to last.
     pub holds: Option<u64>,
+    /// Since when it lacks a generation that is here; absent: it lacks none.
+    #[schema(value_type = Option<u64>)]
+    pub behind_since: Option<UnixMillis>,
     /// Why it fails.
     pub trouble: Option<String>,
-    /// Since when.
+    /// Whether the credentials are what is wrong.
+    pub credentials_failing: bool,
+    /// When it is tried again, if it failed.
+    #[schema(value_type = Option<u64>)]
+    pub next_try: Option<UnixMillis>,
+    /// Since when the order stands.
     #[schema(value_type = u64)]
     pub since: UnixMillis,
     /// Who said so.
@@ -209,6 +234,20 @@ pub struct RunLine {
     pub state: String,
     /// What the target calls the point, or why it was given up.
     pub outcome: String,
+    /// Why it stopped, if it did and is not over: it goes on when somebody asks for it, or by its order.
+    pub held: Option<String>,
+    /// Whether it rests until somebody does something.
+    pub resting: bool,
+    /// Size of the volume in bytes.
+    pub size: u64,
+    /// The generation's root.
+    pub root: String,
+    /// How it is proved: `all`, `changed`, or a share.
+    pub proof: String,
+    /// Bytes that were read back and compared, once it is proved.
+    pub compared: Option<u64>,
+    /// Whether the target had been touched by somebody else and was written anew.
+    pub repaired: bool,
     /// Bytes written.
     pub written: u64,
     /// Who asked for it.

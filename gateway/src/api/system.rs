@@ -100,6 +100,8 @@ pub(crate) struct Settings {
     pub(crate) web_certificate_ends: Option<u64>,
     /// Folders below which generations may be rehydrated from afar.
     pub(crate) targets: Vec<String>,
+    /// Folders below which targets that are set up from afar find their files of credentials.
+    pub(crate) credentials: Vec<String>,
     /// Bytes that are free on the disk of the state directory; absent: it does not say.
     pub(crate) disk_free: Option<u64>,
 }
@@ -252,6 +254,7 @@ pub(crate) async fn settings_of(web: &Arc<Web>, caller: &Caller) -> Result<Setti
             crate::config::WebTls::Given { .. } => "given",
             crate::config::WebTls::Off => "off",
         };
+        let folders = |all: &[std::path::PathBuf]| all.iter().map(|folder| folder.display().to_string()).collect();
         Ok(Settings {
             version: env!("CARGO_PKG_VERSION"),
             protocols: wire::version::SPOKEN.iter().map(|version| format!("{version:?}")).collect(),
@@ -268,7 +271,8 @@ pub(crate) async fn settings_of(web: &Arc<Web>, caller: &Caller) -> Result<Setti
             web_names: pages.names.clone(),
             web_tls: tls,
             web_certificate_ends: web.certificate_ends(),
-            targets: pages.targets.iter().map(|target| target.display().to_string()).collect(),
+            targets: folders(&pages.targets),
+            credentials: folders(&pages.credentials),
             disk_free: crate::files::free_bytes(web.state.folder()).ok(),
         })
     })

@@ -1,17 +1,17 @@
 //! Volumes and their generations: look, compare, verify, rehydrate.
 
+use super::folders;
 use super::jobs::begun;
 use super::sites::with_site;
 use super::{Asked, Json, Me, PageOf, Part, Path, Problem, named};
 use crate::access::Caller;
 use crate::admin::{AdminError, Answer, GenerationLine, Request, VolumeLine};
-use crate::rehydrate::{Proof, Where};
+use crate::rehydrate::{Plan, Proof, Where};
 use crate::web::{Web, blocking};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use dedupe::BLOCK;
 use serde::{Deserialize, Serialize};
-use std::path::{Component, Path as FilePath, PathBuf};
 use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -27,6 +27,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Web>> {
         .routes(routes!(compare))
         .routes(routes!(verify))
         .routes(routes!(rehydrate))
+        .routes(routes!(plan))
 }
 
 /// A generation to do something with.
@@ -37,15 +38,19 @@ struct Which {
     generation: String,
 }
 
-/// Where a generation is to be rebuilt.
+/// Where a generation is to be rebuilt: on a `target`, or at the path `to`.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Rebuild {
     /// `latest`, a number, or an id.
     generation: String,
+    /// The name of a target of the tenant.
+    target: Option<String>,
     /// Absolute path of a file or block device on the gateway, below one of the folders for targets.
-    to: String,
-    /// Read back only what was written.
+    to: Option<String>,
+    /// How it is proved: `all` is read back, what was `changed`, or that and a share of the rest, as `5%`; left out: as the target says, or `all`.
+    proof: Option<String>,
+    /// Read back only what was written: the same as the proof `changed`.
     #[serde(default)]
     quick: bool,
 }
@@ -175,27 +180,74 @@ async fn verify(
     begun(&web, &caller, ("volume.verify", name, &tenant), request)
 }
 
-/// Rebuilds a generation on a file or block device of the gateway and reads it back: begins a job.
+/// Rebuilds a generation on a target, or on a file or block device of the gateway, and reads it back: begins a job.
 #[utoipa::path(post, path = "/volumes/{tenant}/{site}/{volume}/rehydrate", tag = "volumes", request_body = Rebuild, security(("session" = ["operate"]), ("token" = ["operate"])),
     params(("tenant" = String, Path), ("site" = String, Path), ("volume" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
-    responses((status = 202, body = crate::jobs::JobView), (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem), (status = 429, body = Problem)))]
+    responses((status = 202, body = crate::jobs::JobView), (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem), (status = 429, body = Problem)))]
 async fn rehydrate(
     State(web): State<Arc<Web>>,
     Me(caller): Me,
     Path((tenant, site, volume)): Path<(String, String, String)>,
     Json(wanted): Json<Rebuild>,
 ) -> Result<Response, Problem> {
-    let name = found(&web, &caller, (&tenant, &site, &volume), &wanted.generation).await?;
-    let (targets, asked) = (web.config.targets.clone(), wanted.to);
-    let to = blocking(move || within(&targets, &asked)).await?;
-    let request = Request::Rehydrate {
-        volume: name.clone(),
-        generation: wanted.generation,
-        to: Where::Path(to),
-        proof: wanted.quick.then_some(Proof::Changed),
-        plan: false,
-    };
+    let (name, request) = rebuilding(&web, &caller, (&tenant, &site, &volume), wanted, false).await?;
     begun(&web, &caller, ("volume.rehydrate", name, &tenant), request)
+}
+
+/// What rebuilding a generation would write. Looks at the target and changes nothing.
+#[utoipa::path(post, path = "/volumes/{tenant}/{site}/{volume}/plan", tag = "volumes", request_body = Rebuild, security(("session" = ["operate"]), ("token" = ["operate"])),
+    params(("tenant" = String, Path), ("site" = String, Path), ("volume" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
+    responses((status = 200, body = Plan), (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
+async fn plan(
+    State(web): State<Arc<Web>>,
+    Me(caller): Me,
+    Path((tenant, site, volume)): Path<(String, String, String)>,
+    Json(wanted): Json<Rebuild>,
+) -> Result<Json<Plan>, Problem> {
+    let (_, request) = rebuilding(&web, &caller, (&tenant, &site, &volume), wanted, true).await?;
+    match web.ask(&caller, request).await? {
+        Answer::Plan { plan } => Ok(Json(plan)),
+        _ => Err(unexpected()),
+    }
+}
+
+/// The volume's name, and what is asked for, once it may be from afar.
+async fn rebuilding(
+    web: &Arc<Web>,
+    caller: &Caller,
+    (tenant, site, volume): (&str, &str, &str),
+    wanted: Rebuild,
+    plan: bool,
+) -> Result<(String, Request), Problem> {
+    let name = found(web, caller, (tenant, site, volume), &wanted.generation).await?;
+    let proof = match (&wanted.proof, wanted.quick) {
+        (Some(text), false) if !text.is_empty() => Some(super::targets::proof(text)?),
+        (Some(text), true) if text != "changed" => {
+            return Err(Problem::invalid("`quick` means the proof `changed`: leave one of the two out"));
+        }
+        (_, quick) => quick.then_some(Proof::Changed),
+    };
+    let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
+    let to = match (filled(wanted.target), filled(wanted.to)) {
+        (Some(target), None) => {
+            let (web, caller, full) = (web.clone(), caller.clone(), super::targets::full_name(tenant, &target)?);
+            // What is not there is said before a job begins.
+            blocking(move || web.admin.find_target(&caller, &full).map(|_| Where::Target(full))).await?
+        }
+        (None, Some(asked)) => {
+            let (web, owner) = (web.clone(), tenant.to_owned());
+            let allowed = move || -> Result<_, AdminError> {
+                let owner = web.state.catalogue.find_tenant(&owner)?;
+                let path = folders::for_target(&web.config, &asked)?;
+                folders::free_for(&path, &owner, &web.state.catalogue.targets()?)?;
+                Ok(path)
+            };
+            Where::Path(blocking(allowed).await?)
+        }
+        _ => return Err(Problem::invalid("say where: by the name of a `target`, or by a path in `to`")),
+    };
+    let request = Request::Rehydrate { volume: name.clone(), generation: wanted.generation, to, proof, plan };
+    Ok((name, request))
 }
 
 /// The name of a volume that the caller sees and that has this generation: what is not there is said before a job begins.
@@ -213,27 +265,6 @@ async fn found(
     .await
 }
 
-/// The path, if it leads below one of the folders for targets, also when symbolic links are followed.
-fn within(targets: &[PathBuf], asked: &str) -> Result<PathBuf, AdminError> {
-    if targets.is_empty() {
-        return Err(AdminError::NoTargets);
-    }
-    let path = FilePath::new(asked);
-    let listed = || targets.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(" or ");
-    let outside = || AdminError::Outside(crate::text::printable(asked), listed());
-    let plain = path.is_absolute()
-        && !asked.contains('\0')
-        && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-    let (Some(parent), Some(name), true) = (path.parent(), path.file_name(), plain) else { return Err(outside()) };
-    let parent = parent.canonicalize().map_err(|_| outside())?;
-    let target = parent.join(name);
-    // A link at the end would lead out of the folder as well as one before it.
-    let target = if target.symlink_metadata().is_ok() { target.canonicalize().map_err(|_| outside())? } else { target };
-    let allowed = targets.iter().filter_map(|folder| folder.canonicalize().ok());
-    let mut allowed = allowed.filter(|folder| target.starts_with(folder) && target != *folder);
-    allowed.next().map(|_| target.clone()).ok_or_else(outside)
-}
-
 /// A volume as requests name it.
 pub(crate) fn full_name(tenant: &str, site: &str, volume: &str) -> Result<String, Problem> {
     match volume.contains('/') {
@@ -244,31 +275,4 @@ pub(crate) fn full_name(tenant: &str, site: &str, volume: &str) -> Result<String
 
 fn unexpected() -> Problem {
     Problem::failed("the gateway answered something else than was asked for")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn targets_lie_below_their_folders_whatever_leads_there() {
-        let dir = tempfile::tempdir().unwrap();
-        let (targets, secret) = (dir.path().join("targets"), dir.path().join("secret"));
-        for folder in [&targets, &targets.join("a"), &secret] {
-            std::fs::create_dir(folder).unwrap();
-        }
-        std::os::unix::fs::symlink(&secret, targets.join("link")).unwrap();
-        std::os::unix::fs::symlink(secret.join("key"), targets.join("file")).unwrap();
-        std::fs::write(secret.join("key"), "x").unwrap();
-        let folders = [targets.clone()];
-        let ask = |path: &str| within(&folders, &format!("{}/{path}", targets.display()));
-        assert_eq!(ask("a/disk.img").unwrap(), targets.canonicalize().unwrap().join("a/disk.img"));
-        for wrong in ["../secret/key", "link/key", "file", "a/../../secret/x", "nowhere/x", "", ".", "a/\0"] {
-            assert!(matches!(ask(wrong), Err(AdminError::Outside(..))), "{wrong}");
-        }
-        for wrong in ["/etc/passwd", "disk.img", "", "/"] {
-            assert!(matches!(within(&folders, wrong), Err(AdminError::Outside(..))), "{wrong}");
-        }
-        assert!(matches!(within(&[], "/srv/x"), Err(AdminError::NoTargets)));
-    }
 }

@@ -3,7 +3,11 @@
 use super::*;
 use crate::catalogue::PolicyRow;
 use crate::config::Config;
+use crate::rehydrate::{Limits, Phase, Place, Proof, Proven, Run, Standing, Trouble, Where};
 use crate::telemetry::Heard;
+use ::targets::settings::RawSettings;
+use ::targets::{Credentials, Image, Settings, Work};
+use dedupe::RunId;
 use dedupe::{ByteCount, GenerationId, Kind, Lineage, LineageId, NewGeneration, SLAB, SlabNumber, Store};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -83,9 +87,76 @@ impl World {
         let snapshot = self.figures.read(&self.state).unwrap();
         let mut page = Page::new();
         sites(&mut page, &snapshot, &HashSet::new(), &self.state.telemetry);
+        targets::page(&mut page, &snapshot.targets, &self.state, UnixMillis(LATER));
         page.text().unwrap()
     }
+
+    fn target(&self, name: &str) {
+        let place = Place {
+            tenant: self.tenant.id,
+            name: name.into(),
+            settings: Settings::Raw(RawSettings { folder: "/nowhere".into() }),
+            credentials: Credentials::None,
+            authorities: None,
+            limits: Limits::default(),
+            proof: Proof::All,
+            keep: None,
+            made: UnixMillis(1),
+            by: "li".into(),
+        };
+        self.state.catalogue.put_target(&place).unwrap();
+    }
+
+    fn order(&self, lineage: LineageId, target: &str) -> Standing {
+        let volume = self.store().lineage(lineage).unwrap().unwrap().name;
+        Standing {
+            tenant: self.tenant.id,
+            image: Image { tenant: "bank".into(), site: "b1".into(), volume, lineage },
+            target: target.into(),
+            paused: false,
+            since: UnixMillis(1_700_000_000_000),
+            by: "li".into(),
+            trouble: None,
+        }
+    }
+
+    /// A run that brought a generation to a target, or, without an end, one that rests.
+    fn run(&self, order: &Standing, generation: GenerationId, ended: Option<u64>) {
+        let known = self.store().generation(generation).unwrap().unwrap();
+        let work = Work {
+            run: RunId::random(),
+            image: order.image.clone(),
+            generation,
+            number: known.number,
+            captured: known.captured_at,
+            root: known.sealed.unwrap().root,
+            size: known.size,
+            base: None,
+        };
+        let point = work.point("x".into(), UnixMillis(1));
+        let proven = Proven { method: Proof::All, bytes: 1, repaired: false };
+        let finished = Phase::Finished { point, proven, statement: 1 };
+        let run = Run {
+            work,
+            tenant: order.tenant,
+            to: Where::Target(order.target.clone()),
+            proof: Proof::All,
+            by: "li".into(),
+            begun: UnixMillis(1),
+            found: None,
+            phase: if ended.is_some() { finished } else { Phase::Proving },
+            notes: None,
+            written: 0,
+            resumes: true,
+            held: ended.is_none().then(|| "stopped".to_owned()),
+            ended: ended.map(UnixMillis),
+        };
+        self.state.catalogue.put_run(&run).unwrap();
+    }
 }
+
+/// Some time after all that is captured here.
+const LATER: u64 = 1_700_009_000_000;
 
 #[track_caller]
 fn assert_line(text: &str, line: &str) {
@@ -156,7 +227,8 @@ fn windows_are_kept_for_a_restart() {
 #[test]
 fn what_is_beyond_the_bounds_is_counted_and_has_no_series() {
     let world = world();
-    let world = World { figures: Figures { bounds: Bounds { sites: 2, volumes: 2 }, ..world.figures }, ..world };
+    let world =
+        World { figures: Figures { bounds: Bounds { sites: 2, volumes: 2, targets: 1 }, ..world.figures }, ..world };
     let [one, _two, _three] = ["one", "two", "three"].map(|name| world.site(name));
     for name in ["a", "b", "c"] {
         world.lineage(one, name);
@@ -197,7 +269,7 @@ fn a_scrape_of_500_sites_is_quick() {
             volumes: ["db", "files", "mail"].map(volume).into(),
         }
     };
-    let snapshot = Snapshot { sites: (0..500).map(site).collect(), dropped: 0 };
+    let snapshot = Snapshot { sites: (0..500).map(site).collect(), targets: Vec::new(), dropped: 0 };
     let begin = Instant::now();
     let mut page = Page::new();
     sites(&mut page, &snapshot, &HashSet::new(), &telemetry);
@@ -206,4 +278,67 @@ fn a_scrape_of_500_sites_is_quick() {
     println!("a scrape of {} lines, {} bytes: {took:?}", text.lines().count(), text.len());
     assert_eq!(text.matches("{tenant=\"bank\"").count(), 500 * (13 + 3 * 5));
     assert!(took < Duration::from_secs(1), "a scrape took {took:?}");
+}
+
+#[test]
+fn a_target_has_the_sums_of_its_orders_and_runs_and_the_time_since_it_lacks_something() {
+    let world = world();
+    let site = world.site("b1");
+    let [db, files, mail] = ["db", "files", "mail"].map(|name| world.lineage(site, name));
+    world.target("vault");
+    let of = "{tenant=\"bank\",target=\"vault\"}";
+    for zero in ["orders", "behind_seconds", "runs_resting", "written_bytes_total", "proofs_failed_total"] {
+        assert_line(&world.text(), &format!("sluice_gateway_target_{zero}{of} 0"));
+    }
+    let first = world.generation(db, 1_700_001_000_000, 1);
+    let (current, failing, paused) =
+        (world.order(db, "vault"), world.order(files, "vault"), world.order(mail, "vault"));
+    world.state.catalogue.put_standing(&current).unwrap();
+    // Complete here, and not there: behind, since it was complete.
+    assert_line(&world.text(), &format!("sluice_gateway_target_orders_behind{of} 1"));
+    assert_line(&world.text(), &format!("sluice_gateway_target_behind_seconds{of} 7999"));
+    world.run(&current, first, Some(1_700_001_500_000));
+    assert_line(&world.text(), &format!("sluice_gateway_target_behind_seconds{of} 0"));
+    assert_line(&world.text(), &format!("sluice_gateway_target_orders_behind{of} 0"));
+    // Two more: it is late by the older of them.
+    world.generation(db, 1_700_003_000_000, 2);
+    let latest = world.generation(db, 1_700_004_000_000, 3);
+    assert_line(&world.text(), &format!("sluice_gateway_target_behind_seconds{of} 5999"));
+    world.run(&current, latest, Some(1_700_004_500_000));
+    assert_line(&world.text(), &format!("sluice_gateway_target_orders{of} 1"));
+    assert_line(&world.text(), &format!("sluice_gateway_target_behind_seconds{of} 0"));
+    // An older generation was put there since: it is not the latest that is there.
+    world.run(&current, first, Some(1_700_004_600_000));
+    assert_line(&world.text(), &format!("sluice_gateway_target_orders_behind{of} 1"));
+    world.run(&current, latest, Some(1_700_004_700_000));
+    // One fails by its credentials; one rests because somebody said so, and is not late.
+    world.generation(files, 1_700_002_000_000, 4);
+    let trouble =
+        Trouble { why: "refused".into(), is_credentials: true, since: UnixMillis(1), next: UnixMillis(2), failures: 1 };
+    world.state.catalogue.put_standing(&Standing { trouble: Some(trouble), ..failing }).unwrap();
+    let left = world.generation(mail, 1_700_000_500_000, 5);
+    world.state.catalogue.put_standing(&Standing { paused: true, ..paused.clone() }).unwrap();
+    for (what, value) in [
+        ("orders", 3),
+        ("orders_behind", 0),
+        ("orders_failing", 1),
+        ("orders_paused", 1),
+        ("credentials_failing", 1),
+        ("behind_seconds", 6999),
+    ] {
+        assert_line(&world.text(), &format!("sluice_gateway_target_{what}{of} {value}"));
+    }
+    // A run that stopped rests, unless there is an order by which it is tried again.
+    world.run(&paused, left, None);
+    assert_line(&world.text(), &format!("sluice_gateway_target_runs_open{of} 1"));
+    assert_line(&world.text(), &format!("sluice_gateway_target_runs_resting{of} 0"));
+    world.state.catalogue.end_standing(world.tenant.id, mail, "vault").unwrap();
+    assert_line(&world.text(), &format!("sluice_gateway_target_runs_resting{of} 1"));
+    // Beyond the bound there is no series, and it is said.
+    world.target("zzz");
+    let world =
+        World { figures: Figures { bounds: Bounds { sites: 2, volumes: 9, targets: 1 }, ..world.figures }, ..world };
+    let text = world.text();
+    assert!(!text.contains("zzz"), "{text}");
+    assert_line(&text, "sluice_gateway_series_dropped 1");
 }

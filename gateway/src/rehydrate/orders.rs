@@ -1,13 +1,14 @@
 //! The worker behind standing orders: begins what is due, and goes on with what a crash or a restart interrupted.
 
-use super::runs::{Run, Standing, Trouble};
-use super::{Phase, RehydrateError, Where};
+use super::runs::{Standing, Trouble};
+use super::standing::Held;
+use super::{RehydrateError, Where};
 use crate::access::{Caller, Role, Scope, Via};
 use crate::admin::{Admin, AdminError, Request};
 use crate::jobs::Jobs;
 use crate::state::State;
 use crate::workers::Said;
-use dedupe::{Generation, LineageId, TenantId, UnixMillis};
+use dedupe::{LineageId, TenantId, UnixMillis};
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -65,11 +66,10 @@ fn due(state: &State) -> Result<(Vec<Due>, usize), AdminError> {
     let mut due = Vec::new();
     let orders = state.catalogue.standing()?;
     let mut behind = 0;
+    let held = Held::of(&runs);
     for order in &orders {
-        let Some(latest) = state.tenant(order.tenant)?.store.latest(order.image.lineage)? else { continue };
-        if !is_behind(order, &latest, &runs) {
-            continue;
-        }
+        let stand = held.stand(state, order)?;
+        let (Some(latest), Some(_)) = (stand.latest, stand.behind_since) else { continue };
         behind += 1;
         let to = Where::Target(order.target.clone());
         let rests = order.paused || order.trouble.as_ref().is_some_and(|trouble| trouble.next > now);
@@ -94,17 +94,6 @@ fn due(state: &State) -> Result<(Vec<Due>, usize), AdminError> {
 fn of(tenant: TenantId, image: &targets::Image, generation: &str, to: Where, by: &str) -> Due {
     let volume = format!("{}/{}/{}", image.tenant, image.site, image.volume);
     Due { tenant, volume, generation: generation.to_owned(), to, by: by.to_owned() }
-}
-
-/// Whether the target was not brought to the latest generation.
-fn is_behind(order: &Standing, latest: &Generation, runs: &[Run]) -> bool {
-    let to = Where::Target(order.target.clone());
-    !runs.iter().any(|run| {
-        run.tenant == order.tenant
-            && run.to == to
-            && run.work.generation == latest.id
-            && matches!(run.phase, Phase::Finished { .. })
-    })
 }
 
 /// What became of a run that a standing order wanted: trouble is noted, with a pause, or is over.

@@ -20,7 +20,7 @@ struct Part {
 }
 
 /// Parts of the guide, by who reads them.
-static PARTS: [Part; 3] = [
+static PARTS: [Part; 4] = [
     Part {
         word: "branch",
         texts: [include_str!("../../../docs/guide/en/branch.md"), include_str!("../../../docs/guide/zh/branch.md")],
@@ -32,6 +32,10 @@ static PARTS: [Part; 3] = [
     Part {
         word: "noc",
         texts: [include_str!("../../../docs/guide/en/noc.md"), include_str!("../../../docs/guide/zh/noc.md")],
+    },
+    Part {
+        word: "targets",
+        texts: [include_str!("../../../docs/guide/en/targets.md"), include_str!("../../../docs/guide/zh/targets.md")],
     },
 ];
 
@@ -107,6 +111,7 @@ pub(super) fn section(place: &str, follows: Option<&str>) -> Option<&'static str
         ("/quotas", _) => "/help/noc#quotas",
         ("/grants", _) => "/help/noc#grants",
         ("/reports", _) => "/help/operator#report",
+        ("/targets", _) => "/help/targets#ask",
         ("/approvals", _) => "/help/operator#approvals",
         ("/retention", _) => "/help/operator#retention",
         ("/jobs", _) => "/help/noc#jobs",
@@ -212,6 +217,7 @@ mod tests {
             "/quotas",
             "/grants",
             "/reports",
+            "/targets",
             "/approvals",
             "/jobs",
             "/audit",

@@ -180,7 +180,7 @@ async fn one(State(web): State<Arc<Web>>, visitor: Visitor, Path(number): Path<u
                 }
                 @if may_stop(&job, &visitor) { (stop(number, language)) }
             } @else {
-                @if let Some(said) = &outcome { p.note.good { @for line in said.lines() { (line) br; } } }
+                @if let Some(said) = &outcome { p.note.(if job.found_wrong() { "bad" } else { "good" }) { @for line in said.lines() { (line) br; } } }
                 @else if let Some(why) = &view.result { p.note.(if view.state == "failed" { "bad" } else { "warn" }) { @if view.state == "cancelled" { (language.of("It was stopped. What was written so far is no whole generation.", "任务已停止，已写入的内容不是完整版本。")) } @else { (why) } } }
             }
             dl.facts {
@@ -202,7 +202,10 @@ fn object(view: &JobView) -> Markup {
     html! {
         @if let [tenant, site, volume] = parts[..] {
             a href={ "/volumes/" (escaped(tenant)) "/" (escaped(site)) "/" (escaped(volume)) } { (site) " / " (volume) }
+        } @else if let ([tenant, target], true) = (&parts[..], view.what.starts_with("target.")) {
+            a href={ "/targets/" (escaped(tenant)) "/" (escaped(target)) } { (target) }
         } @else { (view.object) }
+        @if let Some(to) = &view.to { " → " (to) }
     }
 }
 
@@ -210,6 +213,9 @@ pub(super) fn what(word: &str, language: Language) -> &str {
     match word {
         "volume.verify" => language.of("Verify", "校验"),
         "volume.rehydrate" => language.of("Rehydrate", "还原"),
+        "target.test" => language.of("Test a target", "测试目标"),
+        "target.look" => language.of("Ask a target what it holds", "查询目标恢复点"),
+        "target.give-up" => language.of("Give a run up", "放弃还原"),
         "gateway.gc" => language.of("Give room back", "回收空间"),
         "gateway.scrub" => language.of("Scrub", "存储巡检"),
         other => other,
@@ -240,7 +246,7 @@ fn worker_name(word: &str, language: Language) -> &str {
 }
 
 /// How far it is, as the scripts say it too.
-fn progress_text(view: &JobView, language: Language) -> String {
+pub(super) fn progress_text(view: &JobView, language: Language) -> String {
     let mut parts = vec![phase(&view.phase, language).to_owned()];
     if view.total > 0 {
         parts.push(format!("{} / {}", format::bytes(view.done), format::bytes(view.total)));
@@ -258,6 +264,10 @@ fn progress_text(view: &JobView, language: Language) -> String {
 fn phase(word: &str, language: Language) -> &str {
     match word {
         "writing" => language.of("writing", "正在写入"),
+        "looking at the target" => language.of("looking at the target", "正在检查目标"),
+        "preparing the target" => language.of("preparing the target", "正在准备目标"),
+        "making it a restorable point" => language.of("making it a restorable point", "正在生成恢复点"),
+        "asking the target" => language.of("asking the target", "正在查询目标"),
         "reading back" => language.of("reading back", "正在回读校验"),
         "writing anew" => language.of("writing anew", "正在重新写入"),
         "reading the store" => language.of("reading the store", "正在读取存储"),
@@ -278,6 +288,7 @@ mod tests {
             number: 1,
             what: "volume.verify".into(),
             object: "bank/b1/<script>".into(),
+            to: None,
             by: "li".into(),
             begun: 0,
             state: "running".into(),

@@ -74,6 +74,7 @@ fn verified(line: &ProofLine, language: Language) -> Markup {
 fn kind(kind: &str, language: Language) -> String {
     match kind {
         "erasure" => language.of("Proof of erasure", "擦除证明").into(),
+        "rehydration" => language.of("Proof of rehydration", "还原证明").into(),
         other => other.into(),
     }
 }
@@ -151,7 +152,7 @@ fn rows(items: &[Value], level: u8, language: Language) -> Markup {
 
 fn drawn(name: &str, value: &Value, language: Language) -> Markup {
     match value {
-        Value::Number(number) if name.ends_with("bytes") => {
+        Value::Number(number) if name.ends_with("bytes") || name == "size" => {
             html! { (format::bytes(number.as_u64().unwrap_or(0))) " (" (number) ")" }
         }
         Value::String(text) if is_digest(text) => html! { code.wrap { (text) } },
@@ -213,6 +214,21 @@ fn word(name: &str, language: Language) -> String {
         ("packs_unreadable", "Packs that cannot be read", "无法读取的数据包数"),
         ("tenant_key_destroyed", "The tenant's key is destroyed", "租户密钥已销毁"),
         ("method", "Method", "方法"),
+        ("asked_by", "Asked for by", "发起人"),
+        ("volume", "Volume", "卷"),
+        ("generation", "Generation", "版本"),
+        ("captured", "Captured", "捕获时间"),
+        ("size", "Size", "大小"),
+        ("root_blake3", "Root (BLAKE3)", "根哈希（BLAKE3）"),
+        ("target", "Target", "目标"),
+        ("kind", "Kind", "类型"),
+        ("point", "What the target calls it", "目标中的标识"),
+        ("begun", "Begun", "开始时间"),
+        ("finished", "Finished", "完成时间"),
+        ("compared_bytes", "Compared", "比对数据量"),
+        ("all_compared", "All of it was compared", "已全部比对"),
+        ("repaired", "Had been touched, and was written anew", "曾被改动并已重写"),
+        ("run", "Run", "还原编号"),
         ("kept", "Kept", "保留"),
         ("not_covered", "Not covered by this statement", "本声明不涵盖"),
     ];

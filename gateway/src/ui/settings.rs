@@ -59,7 +59,7 @@ async fn show(State(web): State<Arc<Web>>, visitor: Visitor) -> Result<Response,
 fn how(settings: &Settings, language: Language) -> Markup {
     let (none, nowhere) = (language.of("none", "无").to_owned(), language.of("nowhere", "未启用").to_owned());
     let list = |all: &[String]| if all.is_empty() { none.clone() } else { all.join(", ") };
-    let facts: [(&str, &str, &str, String); 11] = [
+    let facts: [(&str, &str, &str, String); 12] = [
         ("listen", "Edges are awaited at (UDP)", "边缘设备接入地址（UDP）", list(&settings.listen)),
         ("addresses", "Edges are told to dial", "告知边缘设备的地址", list(&settings.addresses)),
         ("http", "Metrics and health", "指标与健康检查", settings.http.clone().unwrap_or(nowhere)),
@@ -83,6 +83,12 @@ fn how(settings: &Settings, language: Language) -> Markup {
         ("[web] listen", "Pages and API", "页面与 API 地址", settings.web_listen.clone()),
         ("[web] names", "Names under which browsers come", "浏览器访问的名称", list(&settings.web_names)),
         ("[web] targets", "Folders for rehydration from here", "页面可还原到的目录", list(&settings.targets)),
+        (
+            "[web] credentials",
+            "Folders for credentials of targets that are set up from here",
+            "页面可使用的凭据目录",
+            list(&settings.credentials),
+        ),
     ];
     html! {
         section.card {

@@ -1,5 +1,6 @@
 //! One volume: its generations as a timeline, how two differ, whether one is what was captured, and back to a disk.
 
+use super::kept::{self, Copies};
 use super::shell::{empty, escaped, problem_place};
 use super::{Fault, Shell, Visitor};
 use crate::access::Right;
@@ -75,6 +76,10 @@ async fn show(
         },
         _ => None,
     };
+    let copies = match Copies::of(&web, &visitor.caller, (&tenant, &site, &volume)).await {
+        Ok(copies) => copies,
+        Err(problem) => return Err(visitor.fault(problem)),
+    };
     let language = visitor.language;
     let place = Place { tenant: &tenant, site: &site, volume: &volume, zone, language, lineage };
     let jobs: Vec<JobView> =
@@ -90,9 +95,10 @@ async fn show(
         } @else {
             section.card { (drawn(&generations, &place)) }
             section.card data-part="generations" { (table(&generations, &place)) }
+            section.card data-part="targets" { (kept::section(&copies, may_operate, language)) }
             div.two {
                 (compare_form(&generations, comparison.as_ref(), &place))
-                @if may_operate { (act(&generations, &web, &place)) }
+                @if may_operate { (act(&generations, &web, (&place, &copies))) }
             }
             @if may_operate && generations.len() > 1 { (forget(&generations, &place)) }
             @if !jobs.is_empty() { section.card data-part="jobs" { (job_list(&jobs, language)) } }
@@ -248,7 +254,7 @@ fn difference(done: &Comparison, language: Language) -> Markup {
     }
 }
 
-fn act(generations: &[GenerationLine], web: &Web, place: &Place<'_>) -> Markup {
+fn act(generations: &[GenerationLine], web: &Web, (place, copies): (&Place<'_>, &Copies)) -> Markup {
     let language = place.language;
     let api = format!("/api/v1/volumes/{}/{}/{}", escaped(place.tenant), escaped(place.site), escaped(place.volume));
     let targets = &web.config.targets;
@@ -263,8 +269,9 @@ fn act(generations: &[GenerationLine], web: &Web, place: &Place<'_>) -> Markup {
                     button type="submit" { (language.of("Verify", "校验")) }
                 }
             }
+            (kept::rehydrate(copies, generations, choices("generation", "target-generation", generations, None), language))
             section.card {
-                h2 { (language.of("Rehydrate", "还原")) }
+                h2 { (language.of("Rehydrate to a file or device", "还原到文件或设备")) }
                 @if targets.is_empty() {
                     p { (language.of("No folder for targets is set in the gateway's configuration. On the gateway itself:", "网关配置中没有设置还原目录。可在网关主机上执行：")) }
                     pre { "sluice-gateway rehydrate --volume " (place.site) "/" (place.volume) " --to FILE" }

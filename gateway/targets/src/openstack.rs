@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 /// What an operator says of an OpenStack target. Who we are there, and the address of Keystone, are in the credentials, under the names of `openrc` files.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+#[serde(deny_unknown_fields, default)]
 pub struct OpenStackSettings {
     /// The region, where the credentials do not say it or another is meant.
     pub region: Option<String>,
@@ -45,7 +45,7 @@ pub struct OpenStackSettings {
 
 /// See [`OpenStackSettings::endpoints`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+#[serde(deny_unknown_fields, default)]
 pub struct Endpoints {
     /// Cinder's, with its version and project, as `https://cinder.example:8776/v3/{project}`.
     pub volume: Option<String>,

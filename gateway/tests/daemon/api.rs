@@ -131,6 +131,12 @@ fn body_of(operation: &str) -> Option<Value> {
         }
         "POST /volumes/{tenant}/{site}/{volume}/verify" => json!({ "generation": "latest" }),
         "POST /volumes/{tenant}/{site}/{volume}/rehydrate" => json!({ "generation": "latest", "to": "/nowhere/x" }),
+        "POST /volumes/{tenant}/{site}/{volume}/plan" => json!({ "generation": "latest", "target": "vault" }),
+        "POST /targets" => {
+            json!({ "tenant": "bank", "name": "new", "settings": { "kind": "raw", "folder": "/nowhere/x" } })
+        }
+        "POST /targets/{tenant}/{target}/orders" => json!({ "site": "b1" }),
+        "PUT /targets/{tenant}/{target}/orders/{site}/{volume}" => json!({ "paused": true }),
         "POST /sites" => json!({ "tenant": "bank", "site": "b9" }),
         "PUT /workers/{name}/tranquillity" => json!({ "share": 10 }),
         "POST /jobs" => json!({ "job": "gc" }),
@@ -148,11 +154,14 @@ fn body_of(operation: &str) -> Option<Value> {
 
 #[test]
 fn each_role_may_do_what_its_rights_say_for_its_tenant_and_nothing_else() {
-    let (world, chief) = world();
+    let folder = tempfile::tempdir().unwrap();
+    let (world, chief) = world_with(vec![folder.path().to_owned()]);
     for tenant in ["bank", "rival"] {
         chief.post("/api/v1/tenants", &json!({ "name": tenant })).expect(200);
         invite(&chief, tenant, "b1");
         set_policy(&chief, &format!("{tenant}/b1"), POLICY, 0).expect(200);
+        let settings = json!({ "kind": "raw", "folder": folder.path().join(tenant) });
+        chief.post("/api/v1/targets", &json!({ "tenant": tenant, "name": "vault", "settings": settings })).expect(200);
     }
     chief.account(&world, "somebody", "viewer", Some("bank"));
     chief.account(&world, "rivals", "viewer", Some("rival"));
@@ -181,7 +190,12 @@ fn each_role_may_do_what_its_rights_say_for_its_tenant_and_nothing_else() {
                     let own = format!("the-{role}");
                     let account = if path.contains("/tokens") && tenant == "bank" { own.as_str() } else { account };
                     let filled = filled.replace("{name}", if path.contains("workers") { "scrub" } else { account });
-                    let filled = filled.replace("{number}", "1").replace("{id}", "1").replace("{version}", "1");
+                    let filled = filled
+                        .replace("{target}", "vault")
+                        .replace("{run}", &"0".repeat(32))
+                        .replace("{number}", "1")
+                        .replace("{id}", "1")
+                        .replace("{version}", "1");
                     let query = match path.rsplit('/').next() {
                         Some("report" | "report.csv") => "?month=2026-01",
                         Some("compare") => "?from=1&to=2",

@@ -59,7 +59,10 @@ pub(crate) fn world_with(targets: Vec<std::path::PathBuf>) -> (World, Client) {
     let mut world = World::new();
     world.stop();
     let listen = "127.0.0.1:0".parse().unwrap();
-    world.config.web = Some(WebConfig { listen, names: vec!["gw.example".into()], tls: WebTls::Off, targets });
+    let credentials = vec![world.path("credentials")];
+    std::fs::create_dir(&credentials[0]).unwrap();
+    let names = vec!["gw.example".into()];
+    world.config.web = Some(WebConfig { listen, names, tls: WebTls::Off, targets, credentials });
     world.start();
     let mut client = Client::of(&world);
     client.set_up(&world);

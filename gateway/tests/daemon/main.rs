@@ -17,5 +17,6 @@ mod policies;
 mod proofs;
 mod retention;
 mod schedule;
+mod targets;
 mod telemetry;
 mod world;

@@ -1,6 +1,6 @@
 //! The pages: for every role, in both languages, with names that want to be more than text.
 
-use crate::client::{Answer, Client, PASSWORD, POLICY, world};
+use crate::client::{Answer, Client, PASSWORD, POLICY, world, world_with};
 use crate::edge::{Edge, Volume, replicate};
 use crate::world::World;
 use serde_json::json;
@@ -44,8 +44,13 @@ fn seeded(world: &World) {
 
 #[test]
 fn every_page_is_shown_to_every_role_in_both_languages_and_names_are_text() {
-    let (world, chief) = world();
+    let folder = tempfile::tempdir().unwrap();
+    let (world, chief) = world_with(vec![folder.path().to_owned()]);
     seeded(&world);
+    // A folder whose name wants to be more than text, kept at the latest of what there is.
+    let settings = json!({ "kind": "raw", "folder": folder.path().join("<script>alert(1)<") });
+    chief.post("/api/v1/targets", &json!({ "tenant": "bank", "name": "vault", "settings": settings })).expect(200);
+    chief.post("/api/v1/targets/bank/vault/orders", &json!({ "site": "b" })).expect(200);
     let quota = "[[quotas]]\nperiod = \"month\"\nlimit = \"40 GB\"\n";
     let document = format!("{POLICY}{quota}").replace("month end", "<script>alert(1)</script>");
     set_policy(&chief, "bank/b", (&document, IMAGE), 0).expect(200);
@@ -74,6 +79,9 @@ fn every_page_is_shown_to_every_role_in_both_languages_and_names_are_text() {
         month,
         "/approvals",
         "/retention",
+        "/targets",
+        "/targets/bank/vault",
+        "/volumes/bank/b/db",
         "/audit",
         "/audit?actor=%3Cscript%3Ealert(1)&object=%22onclick",
         "/users",
@@ -85,6 +93,7 @@ fn every_page_is_shown_to_every_role_in_both_languages_and_names_are_text() {
         "/help/branch",
         "/help/operator",
         "/help/noc",
+        "/help/targets",
         "/sites/bank/b",
     ];
     for (person, role) in people.iter().zip(ROLES) {
@@ -109,7 +118,18 @@ fn every_page_is_shown_to_every_role_in_both_languages_and_names_are_text() {
     assert!(shown(&job).contains("/volumes/bank/b/db"));
     assert!(shown("/audit").contains("&lt;script&gt;"));
     // Whoever may only look finds nothing to press that would be refused.
-    for path in ["/users", "/settings", "/jobs", "/welcome", "/audit", "/approvals", "/quotas"] {
+    for path in [
+        "/users",
+        "/settings",
+        "/jobs",
+        "/welcome",
+        "/audit",
+        "/approvals",
+        "/quotas",
+        "/targets",
+        "/targets/bank/vault",
+        "/volumes/bank/b/db",
+    ] {
         let page = people[0].get(path).body;
         let own = ["data-api=\"/api/v1/session\""];
         let forms = page.matches("data-api=").count();
@@ -136,6 +156,7 @@ fn an_account_of_a_tenant_sees_pages_of_its_own_and_nothing_of_another() {
             "/grants",
             "/reports",
             "/approvals",
+            "/targets",
             "/audit",
             "/users",
             "/me",

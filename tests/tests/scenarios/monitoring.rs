@@ -300,6 +300,11 @@ fn every_expression_of_rules_and_dashboards_finds_something_in_what_daemons_say(
     hefei.edge.capture(VOLUME)?;
     hefei.edge.run("line-test", &[])?;
     gateway.run("scrub", &[])?;
+    // A copy beside the gateway, kept at the latest.
+    let vault = world.path().join("vault");
+    fs::create_dir(&vault)?;
+    gateway.run("target", &["add", "vault", "--tenant", "bank", "--folder", &vault.to_string_lossy()])?;
+    gateway.run("target", &["keep", "vault", "--volume", &format!("hefei/{VOLUME}")])?;
     // Pages are asked plainly, and have a certificate after the restart.
     for _ in 0..3 {
         ask_page(pages)?;

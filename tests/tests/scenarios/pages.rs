@@ -383,3 +383,79 @@ fn the_edges_page_enrols_and_steers_a_box_in_a_real_browser() -> Result<()> {
     eyes.look_at_all(&[("edge", "/".into())])?;
     eyes.content()
 }
+
+/// A target is set up by its page, tested, kept at the latest of a volume; what it holds and what was proved is told, and a run that rests too.
+#[test]
+fn targets_are_set_up_and_kept_at_the_latest_in_a_real_browser() -> Result<()> {
+    let world = World::new()?;
+    let (gateway, pages) = gateway_with_pages(&world)?;
+    let Some(mut eyes) = Eyes::open(pages)? else { return Ok(()) };
+    let sample = Sample::create(&world.path().join("disk.img"), 24 << 20, 7)?;
+    let mut edge = world.edge("branch-07", EdgeOptions::default())?;
+    edge.enrol(&gateway.token("branch-07")?)?;
+    edge.start()?;
+    edge.add_volume("disk", sample.path())?;
+    edge.capture("disk")?;
+    let code = std::fs::read_to_string(gateway.state().join("setup.code"))?;
+    eyes.goto("/setup")?;
+    eyes.fill("#code", code.trim())?;
+    eyes.fill("#name", "chief")?;
+    eyes.fill("#new-password", PASSWORD)?;
+    eyes.click("main button[type=submit]")?;
+    eyes.browser.wait("a page", "location.pathname !== '/setup'")?;
+
+    eyes.goto("/targets")?;
+    eyes.browser.wait_text("No target is set up yet")?;
+    eyes.look("targets-none", "en", WIDTHS[1])?;
+    let folder = world.path().join("targets");
+    eyes.press("Folder of raw files")?;
+    eyes.fill("#raw-name", "vault")?;
+    // Outside first: it is said what is wrong, beside the button.
+    eyes.fill("#raw-setting-folder", "/etc/sluice")?;
+    eyes.press("Set it up")?;
+    eyes.browser.wait_text("does not lie in a folder for targets")?;
+    let _refused = eyes.browser.console()?;
+    let vault = folder.join("vault");
+    std::fs::create_dir(&vault)?;
+    eyes.fill("#raw-setting-folder", &vault.to_string_lossy())?;
+    eyes.press("Set it up")?;
+    eyes.browser.wait("its row", "document.querySelector('a[href=\"/targets/bank/vault\"]')")?;
+    eyes.press("Test")?;
+    eyes.browser.wait("the job's page", "location.pathname.startsWith('/jobs/')")?;
+    eyes.browser.wait_text("the folder is there")?;
+
+    eyes.goto("/targets/bank/vault")?;
+    eyes.press("Keep")?;
+    eyes.browser.wait_text("finished and proved")?;
+    eyes.browser.wait_text("The copy is current")?;
+    eyes.press("Ask what it holds")?;
+    eyes.browser.wait("the job's page", "location.pathname.startsWith('/jobs/')")?;
+    eyes.browser.wait_text("branch-07/disk")?;
+    eyes.goto("/targets/bank/vault")?;
+    eyes.browser.wait_text(".raw")?;
+    let files: Vec<_> = std::fs::read_dir(&vault)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    let raw = files.iter().find(|path| path.extension().is_some_and(|e| e == "raw")).context("a file")?;
+    ensure!(std::fs::read(raw)? == std::fs::read(sample.path())?, "what is on the target is the volume");
+    // An order that fails, with its cause; and one that rests because somebody said so.
+    gateway
+        .run("target", &["add", "broken", "--tenant", "bank", "--folder", &folder.join("gone").to_string_lossy()])?;
+    gateway.run("target", &["keep", "broken", "--volume", "branch-07/disk"])?;
+    eyes.goto("/targets/bank/broken")?;
+    eyes.browser.wait_text("failing")?;
+    eyes.goto("/volumes/bank/branch-07/disk")?;
+    eyes.browser.wait_text("holds generation 1")?;
+    eyes.look_at_all(&[
+        ("targets", "/targets".into()),
+        ("target", "/targets/bank/vault".into()),
+        ("target-failing", "/targets/bank/broken".into()),
+        ("volume-on-targets", "/volumes/bank/branch-07/disk".into()),
+        ("proof-of-rehydration", "/proofs/1".into()),
+        ("help-targets", "/help/targets".into()),
+    ])?;
+    eyes.goto("/targets/bank/vault")?;
+    eyes.press("Pause")?;
+    eyes.browser.wait_text("paused")?;
+    eyes.press("Resume")?;
+    eyes.browser.wait_text("The copy is current")?;
+    eyes.content()
+}

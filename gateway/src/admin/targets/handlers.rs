@@ -1,16 +1,18 @@
 //! What each request about targets does.
 
 use super::{OrderLine, PointLine, RunLine, TargetAnswer, TargetLine, TargetRequest};
-use crate::access::{Caller, Right};
+use crate::access::{Caller, Right, Via};
 use crate::admin::judge::Subject;
 use crate::admin::{Admin, AdminError, Answer, DomainRow, Report, watch};
 use crate::catalogue::{Tenant, check_name};
 use crate::rehydrate::orders;
 use crate::rehydrate::places::Place;
+use crate::rehydrate::standing::{Held, Sum, rests};
 use crate::rehydrate::{self, Asked, Limits, Phase, Proof, RehydrateError, Rehydration, Run, Standing, Watch, Where};
 use crate::retention::Kept;
 use crate::state::TenantStore;
-use dedupe::{Lineage, LineageId, RunId, SiteId};
+use dedupe::{Lineage, LineageId, RunId, SiteId, TenantId};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use targets::{Credentials, Image, Keeps, Point, Stop, Target};
@@ -63,6 +65,12 @@ impl Admin {
                     0 => {}
                     orders => return Err(AdminError::TargetInUse(place.name, orders)),
                 }
+                let to = Where::Target(place.name.clone());
+                let on_its_way = |run: &&Run| run.is_open() && run.tenant == tenant.id && run.to == to;
+                match self.state.catalogue.runs()?.iter().filter(on_its_way).count() {
+                    0 => {}
+                    runs => return Err(AdminError::TargetHasRuns(place.name, runs)),
+                }
                 self.state.catalogue.remove_target(tenant.id, &place.name)?;
                 done(format!("target {} is removed from the gateway; what it holds stays where it is", place.name))
             }
@@ -86,18 +94,26 @@ impl Admin {
                 done(format!("target {target} is kept at the latest of {count} volumes from now on"))
             }
             TargetRequest::Release { target, volume } => {
+                let mut ended = false;
                 for (place, image) in self.for_order(caller, &target, &volume)? {
-                    if !self.state.catalogue.end_standing(place.tenant, image.lineage, &place.name)? {
-                        return Err(AdminError::NoOrder { target, volume });
-                    }
+                    ended |= self.state.catalogue.end_standing(place.tenant, image.lineage, &place.name)?;
+                }
+                if !ended {
+                    return Err(AdminError::NoOrder { target, volume });
                 }
                 done(format!("target {target} is kept at the latest of {volume} no more"))
             }
             TargetRequest::Pause { target, volume, paused } => {
+                let mut changed = false;
                 for (place, image) in self.for_order(caller, &target, &volume)? {
-                    let found = self.orders_of(&place)?.into_iter().find(|order| order.image.lineage == image.lineage);
-                    let Some(order) = found else { return Err(AdminError::NoOrder { target, volume }) };
-                    self.state.catalogue.put_standing(&Standing { paused, trouble: None, ..order })?;
+                    let orders = self.orders_of(&place)?;
+                    for order in orders.into_iter().filter(|order| order.image.lineage == image.lineage) {
+                        self.state.catalogue.put_standing(&Standing { paused, trouble: None, ..order })?;
+                        changed = true;
+                    }
+                }
+                if !changed {
+                    return Err(AdminError::NoOrder { target, volume });
                 }
                 self.wake_orders();
                 done(format!("{volume} to target {target} {}", if paused { "rests" } else { "goes on" }))
@@ -181,6 +197,15 @@ impl Admin {
             resumes: self.daemon.is_some(),
         };
         let image = asked.image.clone();
+        if let Where::Target(name) = &to
+            && !plan_only
+            // The order's own run may have been overtaken by a generation that was sealed just now.
+            && caller.via != Via::Order
+            && store.store.latest(lineage.id)?.is_some_and(|latest| latest.id != found.id)
+            && self.is_kept(store.id, lineage.id, name)?
+        {
+            return Err(AdminError::KeptAtLatest { target: name.clone(), volume: volume.to_owned() });
+        }
         if plan_only {
             return Ok(Answer::Plan { plan: Rehydration::plan(asked)?.shown().clone() });
         }
@@ -194,7 +219,17 @@ impl Admin {
         let is_ending = || self.daemon.as_ref().is_some_and(|daemon| daemon.stop.is_cancelled());
         let done = watch(&mut report, |progress, phase| {
             phase("looking at the target");
-            Rehydration::plan(asked)?.execute(&Watch { progress, phase, is_ending: &is_ending })
+            let last = Cell::new("");
+            let told = |word| {
+                last.set(word);
+                phase(word);
+            };
+            let done = Rehydration::plan(asked)
+                .and_then(|planned| planned.execute(&Watch { progress, phase: &told, is_ending: &is_ending }));
+            if let Where::Target(name) = &to {
+                self.state.tally.note((store.id, name), progress, last.get(), done.as_ref());
+            }
+            done
         });
         if let Where::Target(name) = &to
             && !is_ending()
@@ -303,7 +338,8 @@ impl Admin {
         }
     }
 
-    fn find_run(&self, caller: &Caller, text: &str) -> Result<(Tenant, Run), AdminError> {
+    /// A run that is not over, of a tenant that the caller sees.
+    pub(crate) fn find_run(&self, caller: &Caller, text: &str) -> Result<(Tenant, Run), AdminError> {
         let missing = || AdminError::NoRun(crate::text::printable(text));
         let id: RunId = text.parse().map_err(|_| missing())?;
         let run = self.state.catalogue.run(id)?.filter(Run::is_open).ok_or_else(missing)?;
@@ -316,6 +352,14 @@ impl Admin {
         if let Some(daemon) = &self.daemon {
             daemon.board.wake(crate::workers::TARGETS);
         }
+    }
+
+    /// Whether an order that does not rest keeps a target at the latest of a volume.
+    fn is_kept(&self, tenant: TenantId, lineage: LineageId, target: &str) -> Result<bool, AdminError> {
+        let kept = |order: &Standing| {
+            order.tenant == tenant && order.image.lineage == lineage && order.target == target && !order.paused
+        };
+        Ok(self.state.catalogue.standing()?.iter().any(kept))
     }
 
     fn orders_of(&self, place: &Place) -> Result<Vec<Standing>, AdminError> {
@@ -359,27 +403,13 @@ impl Admin {
     }
 
     fn targets(&self, caller: &Caller) -> Result<Answer, AdminError> {
+        let (runs, orders) = (self.state.catalogue.runs()?, self.state.catalogue.standing()?);
+        let held = Held::of(&runs);
         let mut targets = Vec::new();
         for place in self.state.catalogue.targets()? {
             let Some(tenant) = self.tenant_seen(caller, place.tenant)? else { continue };
-            targets.push(TargetLine {
-                tenant: tenant.name,
-                kind: place.settings.kind().into(),
-                settings: serde_json::to_value(&place.settings).expect("settings are plain JSON"),
-                credentials: match &place.credentials {
-                    Credentials::None => "none".into(),
-                    Credentials::Environment => "environment".into(),
-                    Credentials::File(path) => path.display().to_string(),
-                },
-                bytes_per_second: place.limits.bytes_per_second.map(Into::into),
-                requests_per_second: place.limits.requests_per_second.map(Into::into),
-                proof: place.proof.to_string(),
-                keep: place.keep.map(Into::into),
-                orders: self.orders_of(&place)?.len(),
-                target: place.name,
-                made: place.made,
-                by: place.by,
-            });
+            let sum = self.state.sum(&place, &orders, &runs, &held)?;
+            targets.push(target_line(tenant, place, &sum));
         }
         targets.sort_by(|a, b| (&a.tenant, &a.target).cmp(&(&b.tenant, &b.target)));
         Ok(Answer::Target(TargetAnswer::Targets { targets }))
@@ -409,24 +439,20 @@ impl Admin {
     }
 
     fn orders(&self, caller: &Caller) -> Result<Answer, AdminError> {
-        let runs = self.state.catalogue.runs()?;
+        let held = Held::of(&self.state.catalogue.runs()?);
         let mut orders = Vec::new();
         for order in self.state.catalogue.standing()? {
             let Some(tenant) = self.tenant_seen(caller, order.tenant)? else { continue };
-            let latest = self.state.tenant(tenant.id)?.store.latest(order.image.lineage)?.map(|latest| latest.number);
-            let holds = held_by(&runs, &order);
-            let state = match (&order.trouble, order.paused, latest == holds) {
-                (_, true, _) => "paused",
-                (Some(_), ..) => "failing",
-                (None, false, true) => "current",
-                (None, false, false) => "behind",
-            };
+            let stand = held.stand(&self.state, &order)?;
             orders.push(OrderLine {
                 volume: format!("{}/{}/{}", tenant.name, order.image.site, order.image.volume),
                 target: order.target,
-                state: state.into(),
-                latest,
-                holds,
+                state: stand.stands.word().into(),
+                latest: stand.latest.map(|latest| latest.number),
+                holds: stand.holds,
+                behind_since: stand.behind_since,
+                credentials_failing: order.trouble.as_ref().is_some_and(|trouble| trouble.is_credentials),
+                next_try: order.trouble.as_ref().map(|trouble| trouble.next),
                 trouble: order.trouble.map(|trouble| trouble.why),
                 since: order.since,
                 by: order.by,
@@ -437,10 +463,12 @@ impl Admin {
     }
 
     fn runs(&self, caller: &Caller, most: usize) -> Result<Answer, AdminError> {
+        let orders = self.state.catalogue.standing()?;
         let mut runs = Vec::new();
         for run in self.state.catalogue.runs()? {
             let Some(tenant) = self.tenant_seen(caller, run.tenant)? else { continue };
-            runs.push(run_line(&tenant, run));
+            let resting = rests(&run, &orders);
+            runs.push(run_line(&tenant, run, resting));
         }
         runs.sort_by_key(|run| std::cmp::Reverse((run.begun, run.number)));
         runs.truncate(most);
@@ -458,19 +486,41 @@ impl Admin {
     }
 }
 
-/// The number of the generation that a target was brought to last.
-pub(crate) fn held_by(runs: &[Run], order: &Standing) -> Option<u64> {
-    let same = |run: &&Run| {
-        run.tenant == order.tenant
-            && run.work.image.lineage == order.image.lineage
-            && run.to == Where::Target(order.target.clone())
-            && run.point().is_some()
-    };
-    runs.iter().filter(same).max_by_key(|run| run.ended).map(|run| run.work.number)
+fn target_line(tenant: Tenant, place: Place, sum: &Sum) -> TargetLine {
+    TargetLine {
+        tenant: tenant.name,
+        kind: place.settings.kind().into(),
+        settings: serde_json::to_value(&place.settings).expect("settings are plain JSON"),
+        credentials: match &place.credentials {
+            Credentials::None => "none".into(),
+            Credentials::Environment => "environment".into(),
+            Credentials::File(path) => path.display().to_string(),
+        },
+        bytes_per_second: place.limits.bytes_per_second.map(Into::into),
+        requests_per_second: place.limits.requests_per_second.map(Into::into),
+        proof: place.proof.to_string(),
+        keep: place.keep.map(Into::into),
+        orders: sum.orders,
+        current: sum.orders - sum.behind - sum.failing - sum.paused,
+        behind: sum.behind,
+        failing: sum.failing,
+        paused: sum.paused,
+        credentials_failing: sum.credentials_failing,
+        behind_since: sum.behind_since,
+        runs_open: sum.runs_open,
+        runs_resting: sum.runs_resting,
+        target: place.name,
+        made: place.made,
+        by: place.by,
+    }
 }
 
-fn run_line(tenant: &Tenant, run: Run) -> RunLine {
+fn run_line(tenant: &Tenant, run: Run, resting: bool) -> RunLine {
     let image = &run.work.image;
+    let proven = match &run.phase {
+        Phase::Proved { proven } | Phase::Finished { proven, .. } => Some(proven),
+        _ => None,
+    };
     let (state, outcome, statement) = match &run.phase {
         Phase::Writing { .. } => ("writing", String::new(), None),
         Phase::Proving => ("reading back", String::new(), None),
@@ -485,6 +535,13 @@ fn run_line(tenant: &Tenant, run: Run) -> RunLine {
         target: run.to.to_string(),
         state: state.into(),
         outcome,
+        held: run.held.clone().filter(|_| run.is_open()),
+        resting,
+        size: run.work.size.0,
+        root: run.work.root.to_string(),
+        proof: run.proof.to_string(),
+        compared: proven.map(|proven| proven.bytes),
+        repaired: proven.is_some_and(|proven| proven.repaired),
         written: run.written,
         by: run.by.clone(),
         begun: run.begun,

@@ -58,10 +58,11 @@ pub fn answer(answer: &TargetAnswer) -> String {
                     line.state.clone(),
                     number(line.latest),
                     number(line.holds),
+                    line.behind_since.map_or("-".into(), moment),
                     printable(line.trouble.as_deref().unwrap_or_default()),
                 ]
             };
-            let head = ["volume", "target", "state", "latest", "holds", "trouble"];
+            let head = ["volume", "target", "state", "latest", "holds", "not current since", "trouble"];
             table(&head, &orders.iter().map(row).collect::<Vec<_>>())
         }
         TargetAnswer::Runs { runs } => {
@@ -71,11 +72,11 @@ pub fn answer(answer: &TargetAnswer) -> String {
                     line.volume.clone(),
                     line.number.to_string(),
                     line.target.clone(),
-                    line.state.clone(),
+                    if line.resting { "rests".to_owned() } else { line.state.clone() },
                     moment(line.begun),
                     line.ended.map_or("-".into(), moment),
                     bytes(line.written),
-                    printable(&line.outcome),
+                    printable(line.held.as_deref().unwrap_or(&line.outcome)),
                 ]
             };
             let head = ["run", "volume", "generation", "target", "state", "begun", "ended", "written", "outcome"];
