@@ -9,6 +9,7 @@ use targets::{Shape, Start};
 
 /// What a target holds now, as far as it matters for what is written.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a run has one")]
 pub(super) enum Scope {
     /// All of it is zeroes: bytes are written, holes are not.
     Fresh,
