@@ -6,6 +6,7 @@
 //!   index     the store's index at the size of 50 TB
 //!   volumes   small realistic volumes, made in-process, that change as a working day changes them
 //!   images    raw images as files: holes, copies, differences
+//!   guest     a small Debian, booted by QEMU from wherever its disk is
 //!   line      the emulated line: between namespaces, or as a relay in-process
 //!   world     real daemons as processes: logs, metrics, crashes, ends
 //!   wan       what generations cost on the wire, beside R and the peers
@@ -17,6 +18,7 @@
 
 pub mod browser;
 pub mod codec;
+pub mod guest;
 pub mod images;
 pub mod index;
 pub mod line;

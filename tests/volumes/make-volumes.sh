@@ -25,6 +25,8 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 seed=${SEED:-1}
 first_day=1760000000 # epoch of the first generated log line
 pg_bin=/usr/lib/postgresql/15/bin
+# shellcheck source=tests/volumes/sources.sh
+. "$here/sources.sh"
 
 say() { printf '%s %s\n' "$(date +%T)" "$*" >&2; }
 content() { python3 "$here/content.py" "$@"; }
@@ -97,13 +99,6 @@ clean_up() {
 }
 
 # ---------------------------------------------------------------- os, sister
-
-debian_sources() { # SUITE-PATTERN: this machine's Debian mirror as one-line sources
-  # shellcheck disable=SC2016  # apt's own placeholders
-  apt-get indextargets --format '$(ORIGIN) $(COMPONENT) $(REPO_URI) $(RELEASE)' 'Created-By: Packages' |
-    awk -v suites="^($1)\$" '($1 == "Debian" || $1 == "Debian-Security") && $2 == "main" && $4 ~ suites {
-      print "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] " $3 " " $4 " main" }' | sort -u
-}
 
 guest_apt() { # ARGS: this machine's apt-get on the mounted root; downloads and lists stay outside the image
   mkdir -p "$mnt/var/cache/apt/archives" "$work/debs/partial" "$work/lists/partial"

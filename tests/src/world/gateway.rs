@@ -112,13 +112,19 @@ impl Gateway {
         self.daemon()?.wait_ready()
     }
 
-    /// Starts the daemon, which is to crash at the `pass`-th time it comes by `point`.
+    /// Starts the daemon, which is to crash at the `pass`-th time it comes by `point`, and waits until it is ready.
     pub fn start_to_crash(&mut self, point: &str, pass: u32) -> Result<(), WorldError> {
+        self.launch_to_crash(point, pass)?;
+        self.daemon()?.wait_ready()
+    }
+
+    /// The same without waiting: what it has to do at its start may bring it by the point before it is ready.
+    pub fn launch_to_crash(&mut self, point: &str, pass: u32) -> Result<(), WorldError> {
         must_crash(&self.binary)?;
         self.options.env.push(("SLUICE_CRASH_AT".into(), format!("{point}:{pass}")));
-        let started = self.start();
+        let launched = self.launch();
         self.options.env.pop();
-        started
+        launched
     }
 
     /// Starts the daemon without waiting for it.
