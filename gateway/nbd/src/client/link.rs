@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -50,8 +50,13 @@ struct State {
     broken: Option<ClientError>,
 }
 
+/// How long the reason for a broken connection may follow it: the reader has it in hand.
+const REASON: Duration = Duration::from_secs(5);
+
 struct Shared {
     state: Mutex<State>,
+    /// The reason of `state.broken` is there.
+    broke: Condvar,
     socket: Socket,
     structured: bool,
     /// Bytes that came, ever: whether the server is alive.
@@ -80,6 +85,7 @@ impl Link {
         incoming.without_deadline().map_err(failed)?;
         let shared = Arc::new(Shared {
             state: Mutex::default(),
+            broke: Condvar::new(),
             socket,
             structured: terms.structured,
             came: AtomicU64::new(0),
@@ -197,12 +203,16 @@ impl Shared {
         let why = state.broken.get_or_insert(error).clone();
         state.pending.clear(); // drops the senders, which wakes who waits
         drop(state);
+        self.broke.notify_all();
         self.socket.shutdown();
         why
     }
 
     fn why_broken(&self) -> ClientError {
-        self.lock().broken.clone().unwrap_or_else(|| ClientError::Lost("it was closed".into()))
+        // Who read a wrong answer lets go of its request a moment before it says what was wrong with it.
+        let waited = self.broke.wait_timeout_while(self.lock(), REASON, |state| state.broken.is_none());
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.broken.clone().unwrap_or_else(|| ClientError::Lost("it was closed".into()))
     }
 
     /// Takes replies until the connection breaks.
