@@ -13,6 +13,7 @@ use targets::{Credentials, Description, Settings};
 /// What to do with targets. A target is named `NAME` or `TENANT/NAME`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
+#[expect(clippy::large_enum_variant, reason = "one at a time is asked for")]
 pub enum TargetRequest {
     /// List them.
     List,

@@ -95,7 +95,7 @@ fn an_older_generation_comes_back_byte_for_byte_and_only_what_differs_crosses_th
     let done = restore(&branch, "1", &to)?;
     let crossed = carried_down(&branch) - before;
     ensure!(same_bytes(&first, &to)?, "the restored volume differs");
-    ensure!(done["root"] == blake3_of(&to)?.to_string(), "{done}");
+    ensure!(done["root"] == blake3_of(&to)?, "{done}");
     let dirty = dirty_bytes(branch.sample.path(), &first)?;
     ensure!(crossed < dirty + BESIDE, "{crossed} bytes crossed for {dirty} that differ");
     ensure!(crossed < seed / 2, "{crossed} bytes crossed, the first copy took {seed}");
