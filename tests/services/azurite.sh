@@ -2,6 +2,7 @@
 # The vendor's emulator of Azure Storage (Azurite): page blobs. It checks signatures, tokens, leases, conditions and CRC-64.
 #
 # Prints AZURE_STORAGE_CONNECTION_STRING as a file of credentials has it, SLUICE_CONTAINER, which is there, and SLUICE_SAS, a token for the account.
+# shellcheck source=tests/services/lib.sh
 . "$(dirname "$(readlink -f "$0")")/lib.sh"
 STATE=$2
 account=devstoreaccount1

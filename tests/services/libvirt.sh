@@ -2,6 +2,7 @@
 # A real libvirtd that starts guests by software emulation, as root, without networks. Prints SLUICE_LIBVIRT_URI.
 #
 # libvirtd has one set of domains for a machine: where one runs already that this script did not start, it refuses.
+# shellcheck source=tests/services/lib.sh
 . "$(dirname "$(readlink -f "$0")")/lib.sh"
 STATE=$2
 uri=qemu:///system
