@@ -8,15 +8,18 @@ use sluice_gateway::state::State;
 use sluice_gateway::{Daemon, admin::Admin};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
 use tempfile::TempDir;
 use wire::clock::machine_time;
 use wire::token::Token;
 
-/// An address of the loopback network that no other test has: each runs in a process of its own, and a port that a restart lets go for a moment is then taken
-/// by nobody else.
-fn own_loopback() -> Ipv4Addr {
+/// An address that no other test has, so that a port that a restart lets go for a moment is taken by nobody else: each test runs in a process of its own, and
+/// sockets that are bound to all addresses get ports above these.
+fn own_address() -> SocketAddr {
+    static WORLDS: AtomicU16 = AtomicU16::new(0);
     let [_, b, c, d] = std::process::id().to_be_bytes();
-    Ipv4Addr::new(127, b | 0x80, c, d)
+    let port = 20_000 + WORLDS.fetch_add(1, Ordering::Relaxed);
+    SocketAddr::new(Ipv4Addr::new(127, b | 0x80, c, d).into(), port)
 }
 
 pub(crate) struct World {
@@ -33,7 +36,7 @@ impl World {
         let state = dir.path().join("state");
         State::create(&state, machine_time()).unwrap();
         let mut config = Config::new(&state);
-        config.listen = vec![SocketAddr::new(own_loopback().into(), 0)];
+        config.listen = vec![own_address()];
         config.http = Some("127.0.0.1:0".parse().unwrap());
         config.web = None;
         config.decode_workers = 2;
