@@ -62,6 +62,14 @@ impl StoreError {
             _ => false,
         }
     }
+
+    /// The pack that was found damaged.
+    pub fn damaged_pack(&self) -> Option<PackId> {
+        match self {
+            StoreError::Pack(PackError::Damaged { pack, .. }) => Some(*pack),
+            _ => None,
+        }
+    }
 }
 
 impl From<StorageError> for StoreError {

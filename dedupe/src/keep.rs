@@ -237,6 +237,19 @@ impl Store {
         Ok(freed)
     }
 
+    /// Moves what is in use of a pack of data into another and deletes it: a pack that was damaged and mended holds records still that do not open, and
+    /// a chunk must not be found there. Returns the bytes given back; 0 when somebody refers to it, so that a later sweep deletes it.
+    ///
+    /// # Errors
+    /// As reading a damaged record, while a generation still needs one of the pack's.
+    pub fn retire(&self, pack: PackId, pace: Pace, progress: &Progress) -> Result<u64, StoreError> {
+        self.rewrite(&HashSet::from([pack]), pace, progress)?;
+        match self.used(progress)?.contains_key(&pack) {
+            true => Ok(0),
+            false => self.remove(vec![(PackClass::Data, pack)], pace),
+        }
+    }
+
     /// One pack with every lineage, generation and draft as it is now: the packs that said so before may go.
     pub(crate) fn checkpoint_records(&self) -> Result<(), StoreError> {
         let transaction = self.db.begin_write()?;

@@ -71,6 +71,16 @@ impl Store {
         Ok(damages)
     }
 
+    /// As [`Store::scrub`], for one pack of data: what a reader that met damage in it needs to have it mended. `None` when nothing is wrong with it.
+    pub fn scrub_pack(&self, pack: PackId) -> Result<Option<Damage>, StoreError> {
+        let mut bad = HashSet::new();
+        let Some(what) = self.check_data(pack, &mut bad)? else { return Ok(None) };
+        let mut damages = [Damage { pack, what, mended: false, lost: Vec::new() }];
+        self.trace(&bad, &mut damages)?;
+        let [damage] = damages;
+        Ok(Some(damage))
+    }
+
     fn check_data(&self, pack: PackId, bad: &mut HashSet<(PackId, Option<u32>)>) -> Result<Option<String>, StoreError> {
         let footer = match pack::read_footer(&*self.storage, &self.keys, pack, PackClass::Data) {
             Ok(footer) => footer,

@@ -1,8 +1,10 @@
 //! Keeps the local store in order: the content cache within its budget, what nobody names swept, damage found.
 
 use crate::daemon::{Daemon, DaemonError};
+use crate::link::Session;
 use crate::pipeline::blocking;
-use dedupe::{BLOCK, BlockNumber, BlockRun, Damage, GcPlan, LEAF, Pace, Progress};
+use crate::state::State as Disk;
+use dedupe::{BLOCK, BlockNumber, BlockRun, Damage, GcPlan, GenerationId, LEAF, Pace, PackId, Progress};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -68,7 +70,12 @@ pub(crate) async fn scrub(daemon: &Daemon, pace: Pace, progress: Arc<Progress>) 
             damage.what += "; no block was found that needs it";
             continue;
         }
-        match mend(daemon, damage).await {
+        let session = daemon.link().sessions().borrow().clone();
+        let mended = match session {
+            Some(session) => mend(&session, daemon.disk(), damage).await,
+            None => Err("there is no session with it".into()),
+        };
+        match mended {
             Ok(()) => {
                 damage.mended = true;
                 damage.what += ", brought back from the gateway";
@@ -79,19 +86,49 @@ pub(crate) async fn scrub(daemon: &Daemon, pace: Pace, progress: Arc<Progress>) 
     Ok(damages)
 }
 
-/// Asks the gateway for all blocks that were lost.
-async fn mend(daemon: &Daemon, damage: &Damage) -> Result<(), String> {
-    let session = daemon.link().sessions().borrow().clone();
-    let session = session.ok_or("there is no session with it")?;
-    for (generation, runs) in &damage.lost {
-        for blocks in in_frames(runs) {
-            let parcel = session.fetch(*generation, blocks).await.map_err(|error| error.to_string())?;
-            if parcel.is_empty() {
-                return Err(format!("it has not all blocks of generation {generation}"));
-            }
-            let (disk, generation) = (daemon.disk().clone(), *generation);
-            blocking(move || disk.store.repair(generation, &parcel)).await.map_err(|error| error.to_string())?;
+/// Mends one pack of data, in which a reader met damage, with blocks from the gateway.
+///
+/// Errors: why it is not mended, for people.
+pub(crate) async fn mend_pack(session: &Session, disk: &Arc<Disk>, pack: PackId) -> Result<(), String> {
+    let reading = disk.clone();
+    let damage = blocking(move || reading.store.scrub_pack(pack)).await.map_err(|error| error.to_string())?;
+    match damage {
+        None => Ok(()), // somebody else mended it
+        Some(damage) if damage.lost.is_empty() => {
+            Err("no generation that the gateway could hold needs what was there".into())
         }
+        Some(damage) => mend(session, disk, &damage).await,
+    }
+}
+
+/// Asks the gateway for all blocks that were lost, and retires the pack that lost them. What it has not, of one generation, keeps it from mending no other.
+///
+/// Errors: what was in the way first.
+async fn mend(session: &Session, disk: &Arc<Disk>, damage: &Damage) -> Result<(), String> {
+    let mut mended = Ok(());
+    for (generation, runs) in &damage.lost {
+        let all = mend_generation(session, disk, *generation, runs).await;
+        mended = mended.and(all);
+    }
+    mended?;
+    let (disk, pack) = (disk.clone(), damage.pack);
+    let retired = blocking(move || disk.store.retire(pack, TRANQUIL, &Progress::default())).await;
+    retired.map(drop).map_err(|error| error.to_string())
+}
+
+async fn mend_generation(
+    session: &Session,
+    disk: &Arc<Disk>,
+    generation: GenerationId,
+    runs: &[BlockRun],
+) -> Result<(), String> {
+    for blocks in in_frames(runs) {
+        let parcel = session.fetch(generation, blocks).await.map_err(|error| error.to_string())?;
+        if parcel.is_empty() {
+            return Err(format!("it has not all blocks of generation {generation}"));
+        }
+        let disk = disk.clone();
+        blocking(move || disk.store.repair(generation, &parcel)).await.map_err(|error| error.to_string())?;
     }
     Ok(())
 }

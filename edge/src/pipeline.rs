@@ -12,13 +12,16 @@ use crate::journal::Sending;
 use crate::link::{Link, Session};
 use crate::metrics::Metrics;
 use crate::pace::Pace;
-use crate::sender::{Action, Event, Job, Sender, State, Target};
+use crate::sender::{Action, CoderEvent, Event, Job, Sender, State, Target};
 use crate::spool::SpoolError;
 use crate::state::State as Disk;
 use crate::volume::Volume;
 use crate::worker::Worker;
 use coding::Coding;
-use dedupe::{BLOCK, Effort, Encoded, Encoder, FoundMarks, Generation, GenerationId, LineageId, Mark, Plan};
+use dedupe::{
+    BLOCK, Effort, EncodeError, Encoded, Encoder, FoundMarks, Generation, GenerationId, LineageId, Mark, PackId, Plan,
+    StoreError,
+};
 use flight::Flight;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::AtomicU64;
@@ -63,7 +66,29 @@ impl Shared {
 }
 
 /// The next parcel with the marks to ask for first; nothing when all is coded; or why it could not be planned.
-type Planned = Result<Option<(Box<Plan>, Vec<Mark>)>, String>;
+type Planned = Result<Option<(Box<Plan>, Vec<Mark>)>, Trouble>;
+
+/// Why no parcel was made.
+struct Trouble {
+    why: String,
+    /// The pack whose damage was in the way.
+    damaged: Option<PackId>,
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        Trouble { damaged: error.damaged_pack(), why: error.to_string() }
+    }
+}
+
+impl From<EncodeError> for Trouble {
+    fn from(error: EncodeError) -> Self {
+        match error {
+            EncodeError::Store(error) => error.into(),
+            EncodeError::Codec(error) => Trouble { why: error.to_string(), damaged: None },
+        }
+    }
+}
 
 /// What happened to a volume.
 enum Input {
@@ -72,7 +97,9 @@ enum Input {
     /// Of the coder, with its attempt and its permit.
     Planned(u64, OwnedSemaphorePermit, Planned, Duration),
     Answered(u64, Vec<FoundMarks>),
-    Encoded(u64, OwnedSemaphorePermit, Effort, Result<Box<Encoded>, String>),
+    Encoded(u64, OwnedSemaphorePermit, Effort, Result<Box<Encoded>, Trouble>),
+    /// No parcel could be made, and what could be done against it was done.
+    NotCoded(u64, String),
     /// Of a parcel on the line, with the number of its flight.
     Line(u64, Event),
 }
@@ -207,6 +234,7 @@ impl Pipeline {
             Input::Planned(attempt, permit, planned, cpu) => self.planned(attempt, permit, planned, cpu).await,
             Input::Answered(attempt, found) => self.answered(attempt, found).await,
             Input::Encoded(attempt, permit, effort, encoded) => self.encoded(attempt, permit, effort, encoded).await,
+            Input::NotCoded(attempt, why) => self.handle(Event::Coder(attempt, CoderEvent::Failed(why))).await,
             Input::Line(flight, event) if flight == self.flight => self.handle(event).await,
             Input::Line(..) => {}
         }

@@ -1,8 +1,9 @@
 //! Makes the next parcel of a volume: plan, ask, encode, store. Whatever takes long runs off the runtime and reports to the pipeline.
 
-use super::{Input, Pipeline, Planned, blocking};
+use super::{Input, Pipeline, Planned, Trouble, blocking};
 use crate::capture::thread_cpu;
 use crate::journal::Mode;
+use crate::keeper;
 use crate::sender::{CoderEvent, Event};
 use dedupe::{BLOCK, Effort, Encoded, FoundMarks, GenerationId, Mark, Plan};
 use std::collections::HashSet;
@@ -46,7 +47,7 @@ impl Pipeline {
                         (Box::new(plan), samples)
                     })
                 });
-                (planned.map_err(|error| error.to_string()), thread_cpu().saturating_sub(before))
+                (planned.map_err(Trouble::from), thread_cpu().saturating_sub(before))
             });
             let (planned, cpu) = planning.await;
             let _ = me.send(Input::Planned(attempt, permit, planned, cpu)).await;
@@ -83,14 +84,26 @@ impl Pipeline {
                 }
                 CoderEvent::Planned { samples }
             }
-            Err(why) => self.coder_failed("plan", why),
+            Err(trouble) => return self.in_trouble("plan", attempt, trouble),
         };
         self.handle(Event::Coder(attempt, event)).await;
     }
 
-    pub(super) fn coder_failed(&self, what: &str, why: String) -> CoderEvent {
-        tracing::warn!(volume = self.volume.entry.name, why, "cannot {what} a parcel");
-        CoderEvent::Failed(why)
+    /// No parcel was made. Where damage was in the way it is mended with blocks from the gateway before the next attempt: nobody has to run a scrub first.
+    fn in_trouble(&self, what: &'static str, attempt: u64, trouble: Trouble) {
+        let Trouble { mut why, damaged } = trouble;
+        let (session, disk, me) = (self.session.clone(), self.shared.disk.clone(), self.me.clone());
+        let volume = self.volume.entry.name.clone();
+        self.shared.tracker.spawn(async move {
+            if let (Some(pack), Some(session)) = (damaged, session) {
+                match keeper::mend_pack(&session, &disk, pack).await {
+                    Ok(()) => why += "; it was mended with blocks from the gateway",
+                    Err(error) => why += &format!("; the gateway could not mend it: {error}"),
+                }
+            }
+            tracing::warn!(volume, why, "cannot {what} a parcel");
+            let _ = me.send(Input::NotCoded(attempt, why)).await;
+        });
     }
 
     pub(super) fn ask(&mut self, attempt: u64) {
@@ -126,7 +139,7 @@ impl Pipeline {
         let (encoder, coding, me) = (self.shared.encoder.clone(), self.shared.coding.clone(), self.me.clone());
         self.shared.tracker.spawn(async move {
             let encoded = coding.run(move || encoder.encode(*plan, effort, &|id| held.contains(&id))).await;
-            let encoded = encoded.map(Box::new).map_err(|error| error.to_string());
+            let encoded = encoded.map(Box::new).map_err(Trouble::from);
             let _ = me.send(Input::Encoded(attempt, permit, effort, encoded)).await;
         });
     }
@@ -141,7 +154,7 @@ impl Pipeline {
         attempt: u64,
         permit: OwnedSemaphorePermit,
         effort: Effort,
-        encoded: Result<Box<Encoded>, String>,
+        encoded: Result<Box<Encoded>, Trouble>,
     ) {
         let event = match encoded {
             Ok(encoded) => {
@@ -154,7 +167,7 @@ impl Pipeline {
                 }
                 CoderEvent::Encoded
             }
-            Err(why) => self.coder_failed("encode", why),
+            Err(trouble) => return self.in_trouble("encode", attempt, trouble),
         };
         self.handle(Event::Coder(attempt, event)).await;
     }
@@ -182,7 +195,9 @@ impl Pipeline {
             Err(error) if error.is_no_room() => CoderEvent::NoRoom(error.to_string()),
             Err(error) => {
                 self.coding = Coding::default();
-                self.coder_failed("spool", error.to_string())
+                let why = error.to_string();
+                tracing::warn!(volume = self.volume.entry.name, why, "cannot spool a parcel");
+                CoderEvent::Failed(why)
             }
         };
         Some(Event::Coder(attempt, event))
