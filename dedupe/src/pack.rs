@@ -220,21 +220,40 @@ thread_local! {
 
 /// Opens what was stored at `place` in place and unpacks it.
 pub(crate) fn open_record(key: &PackKey, place: Place, sealed: &mut [u8]) -> Result<Vec<u8>, PackError> {
+    if place.raw as usize > MAX_RECORD {
+        return Err(PackError::Damaged {
+            pack: place.pack,
+            offset: place.offset.into(),
+            what: "a record has an unknown length",
+        });
+    }
+    let mut bytes = vec![0; place.raw as usize];
+    open_record_into(key, place, sealed, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// The same into a buffer of exactly the record's length.
+pub(crate) fn open_record_into(
+    key: &PackKey,
+    place: Place,
+    sealed: &mut [u8],
+    into: &mut [u8],
+) -> Result<(), PackError> {
+    debug_assert_eq!(into.len(), place.raw as usize);
     let damaged = |what| PackError::Damaged { pack: place.pack, offset: place.offset.into(), what };
     let plain = key.open(place.offset.into(), sealed).ok_or_else(|| damaged("its seal is broken"))?;
     let (codec, body) = plain.split_first().ok_or_else(|| damaged("a record is empty"))?;
-    let raw = place.raw as usize;
     match codec {
-        0 if body.len() == raw => Ok(body.to_vec()),
-        1 if raw <= MAX_RECORD => {
-            let mut bytes = Vec::with_capacity(raw);
-            UNPACKER
-                .with_borrow_mut(|context| context.decompress(&mut bytes, body))
-                .map_err(|_| damaged("a record does not unpack"))?;
-            if bytes.len() == raw { Ok(bytes) } else { Err(damaged("a record has another length")) }
+        0 if body.len() == into.len() => into.copy_from_slice(body),
+        1 => {
+            let unpacked = UNPACKER.with_borrow_mut(|context| context.decompress(into, body));
+            if unpacked.map_err(|_| damaged("a record does not unpack"))? != into.len() {
+                return Err(damaged("a record has another length"));
+            }
         }
-        _ => Err(damaged("a record has an unknown codec or length")),
+        _ => return Err(damaged("a record has an unknown codec or length")),
     }
+    Ok(())
 }
 
 /// Reads records of packs. Keys are derived for each pack when needed.

@@ -469,30 +469,40 @@ impl Store {
         const REQUEST: usize = 8 << 20;
         let mut rest = batch;
         while !rest.is_empty() {
-            let (mut ranges, mut bytes, mut taken, mut last) = (Vec::new(), 0, 0, None);
+            // Records that lie one behind the other, as those of one capture do, are read as one.
+            let mut ranges: Vec<(u64, usize)> = Vec::new();
+            let (mut bytes, mut taken, mut last) = (0, 0, None);
             for want in rest {
                 if last != Some(want.place) {
                     if bytes > REQUEST {
                         break;
                     }
-                    ranges.push((u64::from(want.place.offset), want.place.stored as usize));
-                    bytes += want.place.stored as usize;
+                    let (offset, stored) = (u64::from(want.place.offset), want.place.stored as usize);
+                    match ranges.last_mut() {
+                        Some((start, len)) if *start + *len as u64 == offset => *len += stored,
+                        _ => ranges.push((offset, stored)),
+                    }
+                    bytes += stored;
                     last = Some(want.place);
                 }
                 taken += 1;
             }
-            let sealed =
+            let mut sealed =
                 self.storage.read_ranges(pack, PackClass::Data, &ranges).map_err(|e| gone(PackError::from(e)))?;
-            let mut sealed = sealed.into_iter();
-            let mut current: Option<(Place, Vec<u8>)> = None;
-            for want in &rest[..taken] {
-                if current.as_ref().is_none_or(|(place, _)| *place != want.place) {
-                    let mut bytes = sealed.next().ok_or(StoreError::Corrupt("a storage's answer"))?;
-                    current = Some((want.place, pack::open_record(&key, want.place, &mut bytes)?));
+            let mut sealed = sealed.iter_mut().zip(&ranges);
+            let mut now: Option<(&mut [u8], u64)> = None;
+            for wants in rest[..taken].chunk_by(|one, other| one.place == other.place) {
+                let (place, stored) = (wants[0].place, wants[0].place.stored as usize);
+                let (bytes, offset) = match now.take() {
+                    Some((bytes, offset)) if !bytes.is_empty() => (bytes, offset),
+                    _ => sealed.next().map(|(bytes, (offset, _))| (&mut bytes[..], *offset)).unwrap_or_default(),
+                };
+                if offset != u64::from(place.offset) || bytes.len() < stored {
+                    return Err(StoreError::Corrupt("a storage's answer"));
                 }
-                let (_, chunk) = current.as_ref().expect("set above");
-                let from = chunk.get(want.skip..want.skip + want.len).ok_or(StoreError::Corrupt("a slab's piece"))?;
-                buffer[want.to..want.to + want.len].copy_from_slice(from);
+                let (record, after) = bytes.split_at_mut(stored);
+                now = Some((after, offset + stored as u64));
+                unpack(&key, wants, record, buffer)?;
             }
             rest = &rest[taken..];
         }
@@ -567,6 +577,29 @@ pub(crate) struct Wanted {
     skip: usize,
     len: usize,
     to: usize,
+}
+
+/// Unpacks one record to where it is wanted; straight into the buffer where it is wanted whole, once.
+fn unpack(
+    key: &crate::keys::PackKey,
+    wants: &[Wanted],
+    sealed: &mut [u8],
+    buffer: &mut [u8],
+) -> Result<(), StoreError> {
+    const BEYOND: StoreError = StoreError::Corrupt("a slab's piece");
+    let place = wants[0].place;
+    if let [want] = wants
+        && (want.skip, want.len) == (0, place.raw as usize)
+    {
+        let into = buffer.get_mut(want.to..want.to + want.len).ok_or(BEYOND)?;
+        return Ok(pack::open_record_into(key, place, sealed, into)?);
+    }
+    let chunk = pack::open_record(key, place, sealed)?;
+    for want in wants {
+        let from = chunk.get(want.skip..want.skip + want.len).ok_or(BEYOND)?;
+        buffer[want.to..want.to + want.len].copy_from_slice(from);
+    }
+    Ok(())
 }
 
 /// Runs with the places that their bytes have when they lie one after the other.

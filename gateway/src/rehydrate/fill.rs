@@ -3,7 +3,7 @@
 use super::extents::Extents;
 use super::runs::Phase;
 use super::{RehydrateError, Rehydration};
-use dedupe::{ByteOffset, Content, Progress};
+use dedupe::{BLOCK, BlockNumber, BlockRun, ByteOffset, Content, Progress};
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use std::collections::BTreeSet;
@@ -26,6 +26,8 @@ struct Done {
     /// Stretches from the first on that are all done.
     low: usize,
     since_noted: u64,
+    /// Somebody makes durable what is done; the others go on meanwhile.
+    is_noting: bool,
 }
 
 /// Writes what has to be written, from where the run stopped.
@@ -48,9 +50,9 @@ pub(super) fn write(
     let shape = rehydration.asked.target.shape();
     let pace = Pace::new(rehydration.asked.limits.bytes_per_second, shape.most);
     let next = AtomicUsize::new(0);
-    let done = Mutex::new(Done { finished: BTreeSet::new(), low: 0, since_noted: 0 });
+    let done = Mutex::new(Done { finished: BTreeSet::new(), low: 0, since_noted: 0, is_noting: false });
     let work = || -> Result<(), RehydrateError> {
-        let mut buffer = vec![0; shape.most];
+        let mut batch = Batch::new(shape.most);
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
             let Some(stretch) = stretches.get(at) else { return Ok(()) };
@@ -68,13 +70,20 @@ pub(super) fn write(
                     Content::Zero => filling.zero(range.clone())?,
                     Content::Data => {
                         written += range.end - range.start;
-                        copy(rehydration, filling, range.clone(), &mut buffer, &pace, progress)?;
+                        for start in range.clone().step_by(shape.most) {
+                            let piece = start..range.end.min(start + shape.most as u64);
+                            if !batch.takes(&piece) {
+                                batch.write(rehydration, filling, &pace, progress)?;
+                            }
+                            batch.add(piece);
+                        }
                     }
                 }
                 if !extents.scope().is_all() {
                     progress.add(range.end - range.start);
                 }
             }
+            batch.write(rehydration, filling, &pace, progress)?;
             note(rehydration, filling, &done, (at, written), &stretches)?;
         }
     };
@@ -83,33 +92,72 @@ pub(super) fn write(
     rehydration.change(|run| run.written += rest)
 }
 
-fn copy(
-    rehydration: &Rehydration<'_>,
-    filling: &dyn Filling,
-    range: Range<u64>,
-    buffer: &mut [u8],
-    pace: &Pace,
-    progress: &Progress,
-) -> Result<(), RehydrateError> {
-    for start in range.clone().step_by(buffer.len()) {
-        let len = (range.end - start).min(buffer.len() as u64) as usize;
-        pace.take(len, progress)?;
-        rehydration.view.read(ByteOffset(start), &mut buffer[..len])?;
-        filling.apply(ByteOffset(start), &buffer[..len])?;
-        progress.stored.fetch_add(len as u64, Ordering::Relaxed);
+/// Pieces that are read out of the store at once, so that a chunk that reaches into several of them is unpacked once.
+struct Batch {
+    pieces: Vec<Range<u64>>,
+    /// Blocks of the pieces, in bytes.
+    len: usize,
+    buffer: Vec<u8>,
+}
+
+impl Batch {
+    /// For so many bytes, whole blocks, and at least one piece.
+    fn new(most: usize) -> Batch {
+        Batch { pieces: Vec::new(), len: 0, buffer: vec![0; most.next_multiple_of(BLOCK)] }
     }
-    Ok(())
+
+    /// Bytes of whole blocks that a piece needs: only a volume's last piece ends within one.
+    fn room(piece: &Range<u64>) -> usize {
+        ((piece.end - piece.start) as usize).next_multiple_of(BLOCK)
+    }
+
+    fn takes(&self, piece: &Range<u64>) -> bool {
+        self.len + Self::room(piece) <= self.buffer.len()
+    }
+
+    fn add(&mut self, piece: Range<u64>) {
+        self.len += Self::room(&piece);
+        self.pieces.push(piece);
+    }
+
+    fn write(
+        &mut self,
+        rehydration: &Rehydration<'_>,
+        filling: &dyn Filling,
+        pace: &Pace,
+        progress: &Progress,
+    ) -> Result<(), RehydrateError> {
+        let run = |piece: &Range<u64>| BlockRun {
+            first: BlockNumber(piece.start / BLOCK as u64),
+            count: (Self::room(piece) / BLOCK) as u64,
+        };
+        let runs: Vec<BlockRun> = self.pieces.iter().map(run).collect();
+        let bytes = &mut self.buffer[..self.len];
+        bytes.fill(0);
+        rehydration.view.read_blocks(&runs, bytes)?;
+        let mut from = 0;
+        for piece in self.pieces.drain(..) {
+            let len = (piece.end - piece.start) as usize;
+            pace.take(len, progress)?;
+            filling.apply(ByteOffset(piece.start), &bytes[from..from + len])?;
+            progress.stored.fetch_add(len as u64, Ordering::Relaxed);
+            from += Self::room(&piece);
+        }
+        self.len = 0;
+        Ok(())
+    }
 }
 
 /// A stretch is done. Now and then everything before is made durable and noted.
 fn note(
     rehydration: &Rehydration<'_>,
     filling: &dyn Filling,
-    done: &Mutex<Done>,
+    all: &Mutex<Done>,
     (at, written): (usize, u64),
     stretches: &[u64],
 ) -> Result<(), RehydrateError> {
-    let mut done = done.lock().expect("no holder panics");
+    let mut lock = all.lock().expect("no holder panics");
+    let done = &mut *lock;
     done.finished.insert(at);
     done.since_noted += written;
     loop {
@@ -119,17 +167,22 @@ fn note(
         }
         done.low += 1;
     }
-    if done.since_noted < NOTED_EVERY {
+    if done.since_noted < NOTED_EVERY || done.is_noting {
         return Ok(());
     }
     let Some(up_to) = stretches.get(done.low).copied() else { return Ok(()) };
     let written = std::mem::take(&mut done.since_noted);
-    // Held meanwhile: nobody notes less after more.
-    filling.flush()?;
-    rehydration.change(|run| {
-        run.written += written;
-        run.phase = Phase::Writing { up_to };
-    })
+    // One at a time: nobody notes less after more. Everything below `up_to` was written before this flush begins.
+    done.is_noting = true;
+    drop(lock);
+    let noted = filling.flush().map_err(RehydrateError::from).and_then(|()| {
+        rehydration.change(|run| {
+            run.written += written;
+            run.phase = Phase::Writing { up_to };
+        })
+    });
+    all.lock().expect("no holder panics").is_noting = false;
+    noted
 }
 
 fn stop_if(progress: &Progress) -> Result<(), RehydrateError> {
