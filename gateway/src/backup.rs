@@ -274,21 +274,20 @@ mod tests {
 
     const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
-    fn state(folder: &Path) -> (std::sync::Arc<State>, tokio::runtime::Runtime) {
-        let runtime = tokio::runtime::Runtime::new().unwrap();
+    fn state(folder: &Path) -> std::sync::Arc<State> {
         State::create(folder, NOW).unwrap();
-        let state = State::open(&Config::new(folder), runtime.handle().clone()).unwrap();
+        let state = State::open(&Config::new(folder)).unwrap();
         let tenant = state.catalogue.tenant("bank", NOW).unwrap();
         let token = Token::random(vec!["gw:1".into()], [0; 32]);
         state.catalogue.add_token(&tenant, "b1", &token, NOW, NOW).unwrap();
         state.tenant(tenant.id).unwrap();
-        (state, runtime)
+        state
     }
 
     #[test]
     fn a_backup_gives_the_same_keys_and_sites_with_and_without_a_passphrase() {
         let dir = tempfile::tempdir().unwrap();
-        let (state, runtime) = state(&dir.path().join("state"));
+        let state = state(&dir.path().join("state"));
         let phrase = dir.path().join("phrase");
         std::fs::write(&phrase, "correct horse battery\nsecond line").unwrap();
         for (name, file) in [("plain", None), ("sealed", Some(phrase.as_path()))] {
@@ -296,7 +295,7 @@ mod tests {
             assert_eq!(back_up(&state, &to, file).unwrap(), file.is_some());
             assert!(matches!(back_up(&state, &to, file), Err(BackupError::NotEmpty(_))));
             restore(&to, &restored, file).unwrap();
-            let again = State::open(&Config::new(&restored), runtime.handle().clone()).unwrap();
+            let again = State::open(&Config::new(&restored)).unwrap();
             assert_eq!(again.catalogue.sites().unwrap(), state.catalogue.sites().unwrap());
             assert_eq!(again.authorities().fingerprint(), state.authorities().fingerprint());
             let tenant = state.catalogue.tenants().unwrap()[0].id;
@@ -310,7 +309,7 @@ mod tests {
     #[test]
     fn wrong_passphrases_and_damage_are_found_and_named() {
         let dir = tempfile::tempdir().unwrap();
-        let (state, _runtime) = state(&dir.path().join("state"));
+        let state = state(&dir.path().join("state"));
         let (phrase, other, short) = (dir.path().join("p"), dir.path().join("o"), dir.path().join("s"));
         std::fs::write(&phrase, "correct horse battery").unwrap();
         std::fs::write(&other, "another passphrase").unwrap();

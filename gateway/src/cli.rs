@@ -407,8 +407,7 @@ fn ask(config: &Config, request: &Request, quiet: bool) -> Result<Answer> {
             return Ok(asked?);
         }
     }
-    let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
-    let state = State::open(config, runtime.handle().clone())?;
+    let state = State::open(config)?;
     if !config.addresses.is_empty() && state.catalogue.addresses()? != config.addresses {
         state.catalogue.set_addresses(&config.addresses)?;
     }
@@ -444,8 +443,7 @@ fn init(place: &Place, tenant: Option<&str>, addresses: &[String]) -> Result<()>
     }
     let now = machine_time();
     State::create(&folder, now)?;
-    let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
-    let state = State::open(&Config::new(&folder), runtime.handle().clone())?;
+    let state = State::open(&Config::new(&folder))?;
     state.catalogue.set_addresses(addresses)?;
     if let Some(name) = tenant {
         let tenant = state.catalogue.tenant(name, now)?;

@@ -26,7 +26,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
-use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -104,7 +103,7 @@ impl Daemon {
         let metrics = Metrics::register(&registry, &shaper)?;
         monitoring::register_process(&registry, "sluice-gateway", env!("CARGO_PKG_VERSION"))?;
         let opened = config.clone();
-        let state = blocking(move || State::open(&opened, Handle::current())).await?;
+        let state = blocking(move || State::open(&opened)).await?;
         let listener = socket::bind(state.folder())
             .map_err(|source| StartError::Socket { path: state.folder().join(socket::NAME), source })?;
         let http = match config.http {

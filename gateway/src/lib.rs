@@ -42,7 +42,6 @@ pub mod ingest;
 pub mod jobs;
 pub mod live;
 pub mod metrics;
-pub mod packs;
 pub mod policies;
 pub mod proofs;
 pub mod rehydrate;

@@ -17,7 +17,6 @@ use crate::catalogue::{Catalogue, CatalogueError, Tenant};
 use crate::config::Config;
 use crate::files::{self, FileError};
 use crate::ingest::Receiving;
-use crate::packs::ObjectPacks;
 use crate::policies;
 use crate::proofs;
 use crate::rehydrate::tally::Tally;
@@ -25,14 +24,14 @@ use crate::rehydrate::{RehydrateError, Where};
 use crate::repairs::Repairs;
 use crate::telemetry::Telemetry;
 use dedupe::{
-    GenerationId, Keys, LineageId, PackStorage, StorageError, Store, StoreError, StoreOptions, TenantId, UnixMillis,
+    GenerationId, Keys, LineageId, LocalPacks, PackStorage, StorageError, Store, StoreError, StoreOptions, TenantId,
+    UnixMillis,
 };
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tokio::runtime::Handle;
 use wire::clock::KnownTime;
 use wire::policy::PolicyKey;
 use wire::statement::StatementKey;
@@ -89,7 +88,6 @@ pub enum StateError {
 pub struct State {
     folder: PathBuf,
     packs: Option<PathBuf>,
-    runtime: Handle,
     /// Tenants, sites, tokens, certificates.
     pub catalogue: Catalogue,
     authorities: Mutex<Authorities>,
@@ -166,7 +164,7 @@ impl State {
     }
 
     /// Opens the state for this process alone. Stores are opened when they are first asked for.
-    pub fn open(config: &Config, runtime: Handle) -> Result<Arc<State>, StateError> {
+    pub fn open(config: &Config) -> Result<Arc<State>, StateError> {
         let folder = config.state.clone();
         let catalogue = Catalogue::open(&catalogue_of(&folder))?;
         let authorities = Authorities::load(&folder.join("ca"))?;
@@ -178,7 +176,6 @@ impl State {
         Ok(Arc::new(State {
             folder,
             packs: config.packs.clone(),
-            runtime,
             catalogue,
             authorities: Mutex::new(authorities),
             policy_key,
@@ -276,7 +273,9 @@ impl State {
         let folder = self.tenant_folder(id);
         files::private_folder(&folder)?;
         let keys = store_key(&folder.join("key"))?;
-        let packs = ObjectPacks::local(&self.packs_of(id), self.runtime.clone())?;
+        let packs = self.packs_of(id);
+        files::private_folder(&packs)?;
+        let packs = LocalPacks::open(&packs)?;
         Ok((folder.join("index.redb"), Arc::new(packs), keys))
     }
 
@@ -386,14 +385,13 @@ mod tests {
 
     #[test]
     fn a_state_is_made_once_opened_once_and_keeps_its_keys() {
-        let runtime = tokio::runtime::Runtime::new().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("state");
         State::create(&folder, NOW).unwrap();
         assert!(matches!(State::create(&folder, NOW), Err(StateError::Exists(_))));
         let config = Config::new(&folder);
-        let state = State::open(&config, runtime.handle().clone()).unwrap();
-        let second = State::open(&config, runtime.handle().clone()).unwrap_err().to_string();
+        let state = State::open(&config).unwrap();
+        let second = State::open(&config).unwrap_err().to_string();
         assert!(second.ends_with("is in use: another gateway runs on this state directory"), "{second}");
         let tenant = state.catalogue.tenant("bank", NOW).unwrap();
         let opened = state.tenant(tenant.id).unwrap();
@@ -401,7 +399,7 @@ mod tests {
         let key = state.tenant_folder(tenant.id).join("key");
         let before = files::read(&key).unwrap();
         drop((opened, state));
-        let state = State::open(&config, runtime.handle().clone()).unwrap();
+        let state = State::open(&config).unwrap();
         state.tenant(tenant.id).unwrap();
         assert_eq!(files::read(&key).unwrap(), before);
         assert!(state.now() >= NOW);

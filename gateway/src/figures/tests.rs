@@ -22,16 +22,15 @@ struct World {
     tenant: Tenant,
     figures: Figures,
     _dir: tempfile::TempDir,
-    _runtime: tokio::runtime::Runtime,
 }
 
 fn world() -> World {
-    let (dir, runtime) = (tempfile::tempdir().unwrap(), tokio::runtime::Runtime::new().unwrap());
+    let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("state");
     State::create(&folder, UnixMillis(1)).unwrap();
-    let state = State::open(&Config::new(&folder), runtime.handle().clone()).unwrap();
+    let state = State::open(&Config::new(&folder)).unwrap();
     let tenant = state.catalogue.tenant("bank", state.now()).unwrap();
-    World { figures: Figures::new(state.clone()), tenant, state, _dir: dir, _runtime: runtime }
+    World { figures: Figures::new(state.clone()), tenant, state, _dir: dir }
 }
 
 impl World {

@@ -302,8 +302,8 @@ mod tests {
 
     const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
-    fn opened(folder: &Path, runtime: &tokio::runtime::Runtime) -> Arc<State> {
-        State::open(&Config::new(folder), runtime.handle().clone()).unwrap()
+    fn opened(folder: &Path) -> Arc<State> {
+        State::open(&Config::new(folder)).unwrap()
     }
 
     fn site(state: &State, tenant: &Tenant, name: &str) -> Site {
@@ -358,12 +358,12 @@ mod tests {
     /// What stands on the disk when a gateway is killed after a step, and then it starts again.
     #[test]
     fn a_gateway_that_died_after_any_step_goes_on_and_proves_all_that_there_was() {
-        let (runtime, progress) = (tokio::runtime::Runtime::new().unwrap(), Progress::default());
+        let progress = Progress::default();
         for (last, died_after) in [false, true].into_iter().flat_map(|last| (0..5).map(move |step| (last, step))) {
             let dir = tempfile::tempdir().unwrap();
             let folder = dir.path().join("state");
             State::create(&folder, NOW).unwrap();
-            let state = opened(&folder, &runtime);
+            let state = opened(&folder);
             let tenant = state.catalogue.tenant("bank", NOW).unwrap();
             let goes = site(&state, &tenant, "goes");
             grow(&state, &goes, 1);
@@ -387,7 +387,7 @@ mod tests {
                 assert!(erase(&state, &goes, &found, Pace(1.0), &progress).unwrap().is_ok());
             }
             drop(state);
-            let state = opened(&folder, &runtime);
+            let state = opened(&folder);
             let executed = execute(&state, Pace(1.0), &progress).unwrap();
             assert_eq!((executed.done, executed.again), (1, 0), "last: {last}, died after step {died_after}");
             let proof = state.catalogue.proof(1).unwrap().unwrap();

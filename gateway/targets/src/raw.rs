@@ -145,7 +145,8 @@ impl Site {
 
 impl Target for Raw {
     fn shape(&self) -> Shape {
-        let parallel = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_PARALLEL);
+        // One more than there are cores: one waits for the disk.
+        let parallel = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_PARALLEL - 1) + 1;
         Shape { kind: "raw", unit: 4096, most: MOST, parallel, keeps: Keeps::One }
     }
 

@@ -175,11 +175,10 @@ fn a_backup_keeps_policies_their_audit_and_the_key() {
     world.ask(Request::Backup { to: backup.clone(), passphrase_file: None }).unwrap();
     sluice_gateway::backup::restore(&backup, &restored, None).unwrap();
     let open = |folder: &std::path::Path| {
-        let runtime = tokio::runtime::Runtime::new().unwrap();
         let config = sluice_gateway::Config::new(folder);
-        (sluice_gateway::state::State::open(&config, runtime.handle().clone()).unwrap(), runtime)
+        sluice_gateway::state::State::open(&config).unwrap()
     };
-    let (state, _runtime) = open(&restored);
+    let state = open(&restored);
     let row = state.catalogue.policy(site).unwrap().unwrap();
     assert_eq!((row.version, row.actor.as_str(), row.reason.as_str()), (2, "li", "month end"));
     let first = state.catalogue.policy_version(site, 1).unwrap().unwrap();

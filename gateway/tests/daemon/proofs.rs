@@ -15,13 +15,12 @@ fn a_proof_is_kept_listed_for_its_tenant_alone_and_verified_elsewhere() {
     let people =
         [("li", "bank"), ("wu", "rival")].map(|(name, tenant)| chief.account(&world, name, "viewer", Some(tenant)));
     world.stop();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let state = State::open(&world.config, runtime.handle().clone()).unwrap();
+    let state = State::open(&world.config).unwrap();
     let tenant = state.catalogue.find_tenant("bank").unwrap();
     let about = About { tenant: tenant.id, subject: "bank/b1".into() };
     let body: Map<_, _> = json!({ "volumes": [{ "name": "<b>core</b>" }] }).as_object().unwrap().clone();
     let kept = state.prove("example", &about, body).unwrap();
-    drop((state, runtime));
+    drop(state);
     world.start();
     let address = Client::of(&world).address;
     let [bank, rival] = people.map(|client| Client { address, ..client });

@@ -79,9 +79,8 @@ fn main() -> Result<()> {
 
 /// Sites with a policy, a day of evidence and figures of their edges.
 fn prepare(gateway: &Gateway, sites: usize) -> Result<()> {
-    let runtime = tokio::runtime::Runtime::new()?;
     let config = sluice_gateway::Config::load(&gateway.config())?;
-    let state = State::open(&config, runtime.handle().clone())?;
+    let state = State::open(&config)?;
     let now = state.now();
     let tenant = state.catalogue.tenant("bank", now)?;
     let mut all: Vec<Site> = Vec::with_capacity(sites);

@@ -77,8 +77,7 @@ impl Bench {
         std::fs::create_dir_all(&folder)?;
         let image = folder.join("image.raw");
         let mut bytes = content(size as usize);
-        let runtime = tokio::runtime::Runtime::new()?;
-        let state = State::open(&sluice_gateway::Config::load(&gateway.config())?, runtime.handle().clone())?;
+        let state = State::open(&sluice_gateway::Config::load(&gateway.config())?)?;
         let tenant = state.catalogue.tenant("bank", state.now())?;
         let (site, _) = state.catalogue.add_site(&tenant, "branch", state.now())?;
         let store = state.tenant(tenant.id)?;
@@ -106,8 +105,7 @@ impl Bench {
     }
 
     fn rehydrate(&self, generation: &str, to: &Path, proof: Proof) -> Result<(Done, Duration)> {
-        let runtime = tokio::runtime::Runtime::new()?;
-        let state = State::open(&sluice_gateway::Config::load(&self.gateway.config())?, runtime.handle().clone())?;
+        let state = State::open(&sluice_gateway::Config::load(&self.gateway.config())?)?;
         let request = Request::Rehydrate {
             volume: "branch/disk".into(),
             generation: generation.into(),
