@@ -77,6 +77,13 @@ connection = sqlite:///$data/keystone.db
 [token]
 provider = fernet
 expiration = 86400
+# In its one process's memory, so that what is revoked is known at once; without, each question to a service waits for this database.
+[cache]
+enabled = true
+backend = dogpile.cache.memory
+# Passwords of tests need not be hard to guess, and each sign-in pays for it.
+[identity]
+password_hash_rounds = 4
 [fernet_tokens]
 key_repository = $data/etc/keystone/fernet-keys
 [credential]
@@ -193,6 +200,8 @@ enabled_backends = nfs
 quota_volumes = 1000
 quota_snapshots = 1000
 quota_gigabytes = 10000
+# A scheduler that was not there yet when the backend first told of itself knows none until the next time, a minute later by default.
+backend_stats_polling_interval = 5
 default_volume_type = __DEFAULT__
 [nfs]
 volume_backend_name = nfs

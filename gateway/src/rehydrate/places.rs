@@ -119,3 +119,64 @@ impl Place {
 pub(super) fn records_in(state: &Path) -> PathBuf {
     state.join("targets")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::time::Instant;
+    use targets::s3::S3Settings;
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "a rate is a matter of real time")]
+    fn a_targets_service_is_asked_no_faster_than_was_agreed_when_it_was_set_up() {
+        const A_SECOND: u32 = 5;
+        const ASKED: u32 = 12;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let credentials = dir.path().join("credentials");
+        std::fs::write(&credentials, "AWS_ACCESS_KEY_ID=a\nAWS_SECRET_ACCESS_KEY=s\nAWS_DEFAULT_REGION=x\n").unwrap();
+        std::fs::set_permissions(&credentials, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        let place = Place {
+            tenant: TenantId::random(),
+            name: "cloud".into(),
+            settings: Settings::S3(S3Settings {
+                bucket: "disks".into(),
+                prefix: String::new(),
+                endpoint: Some(url),
+                region: None,
+                part_mib: 8,
+            }),
+            credentials: Credentials::File(credentials),
+            authorities: None,
+            limits: Limits { bytes_per_second: None, requests_per_second: NonZeroU32::new(A_SECOND) },
+            proof: Proof::All,
+            keep: None,
+            made: UnixMillis(1),
+            by: "somebody".into(),
+        };
+        let began = Instant::now();
+        // It says no, which is taken at once: each question is one request.
+        let service = std::thread::spawn(move || {
+            let answered = (0..ASKED).map(|_| {
+                let (mut client, _) = listener.accept().unwrap();
+                let came = began.elapsed().as_secs_f64();
+                let _head = client.read(&mut [0; 8192]).unwrap();
+                client.write_all(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
+                came
+            });
+            answered.collect::<Vec<f64>>()
+        });
+        let target = place.open(dir.path(), Stop::default()).unwrap();
+        for _ in 0..ASKED {
+            assert!(target.describe().unwrap().checks[0].wrong.is_some());
+        }
+        // As many at once as may come in a second; only too early is wrong, so no machine is too slow for this.
+        for (at, came) in (1..).zip(service.join().unwrap()) {
+            let earliest = (f64::from(at) - f64::from(A_SECOND)) / f64::from(A_SECOND);
+            assert!(came >= earliest, "number {at} came after {came:.3} s, and not before {earliest:.3} s was to");
+        }
+    }
+}

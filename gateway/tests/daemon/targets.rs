@@ -197,6 +197,27 @@ fn a_run_that_somebody_stopped_rests_and_goes_on_when_somebody_asks() {
 }
 
 #[test]
+#[allow(clippy::disallowed_methods, reason = "a rate is a matter of real time")]
+fn a_target_with_a_rate_is_written_no_faster() {
+    const A_SECOND: f64 = 1e6;
+    /// What may be written at once.
+    const BURST: f64 = 1048576.0;
+    let bank = Bank::new(4 << 20);
+    bank.add("slow", json!({ "rate": "1MB" })).expect(200);
+    let began = std::time::Instant::now();
+    let done = bank
+        .over(bank.chief.post("/api/v1/volumes/bank/b/v/rehydrate", &json!({ "generation": "1", "target": "slow" })));
+    let took = began.elapsed().as_secs_f64();
+    assert_eq!(done["state"], "done", "{done}");
+    assert!(bank.held("slow").unwrap() == bank.volume.bytes);
+    let written = bank.runs()[0]["written"].as_f64().unwrap();
+    assert!(written > 2.0 * BURST, "{written}");
+    // Only too soon is wrong, so no machine is too slow for this.
+    let least = (written - BURST) / A_SECOND;
+    assert!(took >= least, "{written} bytes were there after {took:.2} s, and not before {least:.2} s were to");
+}
+
+#[test]
 fn a_run_that_is_given_up_leaves_no_file_behind() {
     let bank = Bank::new(12 << 20);
     bank.add("slow", json!({ "rate": "1 MB" })).expect(200);

@@ -6,20 +6,21 @@ use lab::guest::{self, Booted, Disk, Writes};
 use lab::images::same_bytes;
 use lab::wan::blake3_of;
 use lab::world::{Captured, Edge, EdgeOptions, Gateway, GatewayOptions, World};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A guest at a branch, its disk replicated to the centre. Fields are dropped in order: daemons, folder.
-struct Guest {
-    edge: Edge,
-    gateway: Gateway,
-    world: World,
+pub(crate) struct Guest {
+    pub(crate) edge: Edge,
+    pub(crate) gateway: Gateway,
+    pub(crate) world: World,
     boots: u32,
 }
 
 impl Guest {
     /// With the first generation of its disk sealed at the centre; it was never booted. `None`: no guest can be made here.
-    fn replicated() -> Result<Option<(Self, Captured)>> {
+    pub(crate) fn replicated() -> Result<Option<(Self, Captured)>> {
         if let Some(why) = guest::missing() {
             lab::skip(&why);
             return Ok(None);
@@ -38,12 +39,12 @@ impl Guest {
     }
 
     /// Its disk at the branch.
-    fn source(&self) -> PathBuf {
+    pub(crate) fn source(&self) -> PathBuf {
         self.world.path().join("branch.img")
     }
 
     /// Boots from `disk`; the disk must have seen `boots` boots by then, this one included.
-    fn boots_from(&mut self, disk: &Disk, writes: Writes, boots: u32) -> Result<Booted> {
+    pub(crate) fn boots_from(&mut self, disk: &Disk, writes: Writes, boots: u32) -> Result<Booted> {
         self.boots += 1;
         let serial = self.world.path().join(format!("boot-{}.serial", self.boots));
         let booted = guest::boot(disk, writes, &serial)?;
@@ -58,7 +59,7 @@ impl Guest {
         let mut args = vec!["start", "--volume", &volume, "--name", name, "--json"];
         args.extend(more);
         let said = self.gateway.run("export", &args)?;
-        let answer: serde_json::Value = serde_json::from_str(&said).with_context(|| format!("reading {said}"))?;
+        let answer: Value = serde_json::from_str(&said).with_context(|| format!("reading {said}"))?;
         let uri = answer["exports"][0]["uris"][0].as_str();
         Ok(uri.with_context(|| format!("no address in {said}"))?.to_owned())
     }
@@ -72,18 +73,32 @@ impl Guest {
         Ok(rebuilt)
     }
 
+    /// Sets up a target by a file of settings; `more` are further arguments of `target add`.
+    pub(crate) fn add_target(&self, name: &str, settings: &str, more: &[&str]) -> Result<()> {
+        let file = self.world.path().join(format!("{name}.toml"));
+        std::fs::write(&file, settings)?;
+        let file = file.display().to_string();
+        let args = [&["add", name, "--tenant", "bank", "--settings", &file], more].concat();
+        self.gateway.run("target", &args)?;
+        Ok(())
+    }
+
+    /// Brings the newest generation to a target, and gives what was done.
+    pub(crate) fn brought_to(&self, target: &str) -> Result<Value> {
+        let volume = format!("{SITE}/{VOLUME}");
+        let said = self.gateway.run("rehydrate", &["--volume", &volume, "--target", target, "--json"])?;
+        let last = said.lines().rev().find(|line| line.starts_with('{')).unwrap_or_default();
+        let mut answer: Value = serde_json::from_str(last).with_context(|| format!("reading {said}"))?;
+        Ok(answer["done"].take())
+    }
+
     /// Brings the newest generation to a qcow2 target, and gives the image's path.
     fn to_qcow2(&self) -> Result<String> {
-        let (folder, settings) = (self.world.path().join("images"), self.world.path().join("images.toml"));
+        let folder = self.world.path().join("images");
         std::fs::create_dir(&folder)?;
-        std::fs::write(&settings, format!("kind = \"qcow2\"\nfolder = {folder:?}\n"))?;
-        let settings = settings.display().to_string();
-        self.gateway.run("target", &["add", "images", "--tenant", "bank", "--settings", &settings])?;
-        let volume = format!("{SITE}/{VOLUME}");
-        let said = self.gateway.run("rehydrate", &["--volume", &volume, "--target", "images", "--json"])?;
-        let last = said.lines().rev().find(|line| line.starts_with('{')).unwrap_or_default();
-        let answer: serde_json::Value = serde_json::from_str(last).with_context(|| format!("reading {said}"))?;
-        Ok(answer["done"]["point"].as_str().with_context(|| format!("no point in {said}"))?.to_owned())
+        self.add_target("images", &format!("kind = \"qcow2\"\nfolder = {folder:?}\n"), &[])?;
+        let done = self.brought_to("images")?;
+        Ok(done["point"].as_str().with_context(|| format!("no point in {done}"))?.to_owned())
     }
 }
 

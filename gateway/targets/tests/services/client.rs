@@ -1,11 +1,15 @@
 //! The client that all clouds are asked through, on a service's bad day.
 
-use crate::faults::{Fault, Faults};
+use crate::faults::{Fault, Faults, read_body, read_head};
+use crate::service::private;
+use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::time::Duration;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use targets::http::{Client, Options, Patience};
-use targets::{Retry, TargetError};
+use targets::{Credentials, Retry, Settings, TargetError};
 use ureq::http::Request;
 
 /// A server that answers every request with its own path.
@@ -128,4 +132,117 @@ fn a_byte_that_changed_on_the_way_is_for_the_reader_to_find() {
     let client = client();
     assert_ne!(get(&client, &faults, "/block").unwrap(), "/block");
     assert_eq!(get(&client, &faults, "/block").unwrap(), "/block");
+}
+
+/// A server that is too busy for every request, and notes when each came.
+#[derive(Clone)]
+struct Watched {
+    url: String,
+    arrivals: Arc<Mutex<Vec<Instant>>>,
+    began: Instant,
+}
+
+impl Watched {
+    #[allow(clippy::disallowed_methods, reason = "it watches real time")]
+    fn new() -> Watched {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let watched = Watched { url, arrivals: Arc::default(), began: Instant::now() };
+        let noted = watched.arrivals.clone();
+        std::thread::spawn(move || {
+            for mut client in listener.incoming().flatten() {
+                noted.lock().unwrap().push(Instant::now());
+                std::thread::spawn(move || {
+                    let (head, rest) = read_head(&mut client)?;
+                    read_body(&mut client, &String::from_utf8_lossy(&head), rest)?;
+                    client.write_all(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                });
+            }
+        });
+        watched
+    }
+
+    /// At least `least` requests came, and no more by any moment than may have by then: as many at once as may come in a second, and so many in each
+    /// second since. Only too early is wrong, so no machine is too slow for this.
+    fn saw_no_more_than(&self, a_second: u32, least: usize) {
+        let arrivals = self.arrivals.lock().unwrap();
+        assert!(arrivals.len() >= least, "{} requests came", arrivals.len());
+        for (before, at) in arrivals.iter().enumerate() {
+            let earliest = (before as f64 + 1.0 - f64::from(a_second)) / f64::from(a_second);
+            let came = at.duration_since(self.began).as_secs_f64();
+            assert!(
+                came >= earliest,
+                "number {} came after {came:.3} s, and not before {earliest:.3} s was to",
+                before + 1
+            );
+        }
+    }
+}
+
+/// Attempts without pauses, so that nothing but the rate holds them back.
+fn restless(attempts: u32, requests: u32) -> Options {
+    let at_once = Duration::from_micros(1);
+    let patience = Patience { attempts, first: at_once, longest: at_once, ..Patience::default() };
+    Options { patience, requests: NonZeroU32::new(requests), ..Options::default() }
+}
+
+#[test]
+fn all_threads_together_ask_no_faster_than_agreed_and_attempts_count_as_requests() {
+    const A_SECOND: u32 = 10;
+    let watched = Watched::new();
+    let client = Client::new("Cinder", &restless(3, A_SECOND)).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            let (client, url) = (client.clone(), &watched.url);
+            scope.spawn(move || {
+                let refused = client.ask(&[], || Ok(Request::get(url).body(Vec::new()).unwrap()));
+                assert!(matches!(refused, Err(TargetError::Refused { status: 503, .. })));
+            });
+        }
+    });
+    // What is sent as a file, and what is made once, take their turns too.
+    let file = tempfile::tempfile().unwrap();
+    for _ in 0..3 {
+        client.send_file(&[], Request::put(&watched.url).body(()).unwrap(), &file).unwrap_err();
+    }
+    let made = client.make_once(
+        || Ok(None::<()>),
+        |once| once.ask(&[], || Ok(Request::post(&watched.url).body(Vec::new()).unwrap())).map(|_| ()),
+    );
+    made.unwrap_err();
+    watched.saw_no_more_than(A_SECOND, 8 * 3 + 3 + 3);
+}
+
+/// Kinds with further settings and their credentials; `@one` is where the service is, `@other` where a second one is.
+const KINDS: [(&str, &str, &str); 4] = [
+    (
+        "azure",
+        r#"{"container": "disks", "endpoint": "@one"}"#,
+        "AZURE_STORAGE_ACCOUNT=bank1\nAZURE_STORAGE_KEY=c2x1aWNl\n",
+    ),
+    ("s3", r#"{"bucket": "disks", "endpoint": "@one"}"#, AWS),
+    ("ebs", r#"{"ebs_endpoint": "@one", "ec2_endpoint": "@other"}"#, AWS),
+    ("openstack", "{}", "OS_AUTH_URL=@one/v3\nOS_USERNAME=u\nOS_PASSWORD=p\nOS_PROJECT_NAME=p\n"),
+];
+const AWS: &str = "AWS_ACCESS_KEY_ID=a\nAWS_SECRET_ACCESS_KEY=s\nAWS_DEFAULT_REGION=eu-central-1\n";
+
+#[test]
+fn each_kind_of_cloud_is_asked_no_faster_than_agreed() {
+    const A_SECOND: u32 = 5;
+    const ATTEMPTS: u32 = 13;
+    let dir = tempfile::tempdir().unwrap();
+    for (kind, more, credentials) in KINDS {
+        // The rate is one for each service that a target asks, as the services' own limits are.
+        let (watched, other) = (Watched::new(), Watched::new());
+        let placed = |text: &str| text.replace("@one", &watched.url).replace("@other", &other.url);
+        let mut settings: Value = serde_json::from_str(&placed(more)).unwrap();
+        settings["kind"] = kind.into();
+        let settings: Settings = serde_json::from_value(settings).unwrap();
+        let credentials = Credentials::File(private(dir.path(), &placed(credentials)));
+        let target = settings.open(&credentials, &restless(ATTEMPTS, A_SECOND), dir.path()).unwrap();
+        let described = target.describe().unwrap();
+        assert!(described.checks.iter().any(|check| check.wrong.is_some()), "{kind}: {described:?}");
+        watched.saw_no_more_than(A_SECOND, ATTEMPTS as usize);
+        other.saw_no_more_than(A_SECOND, if more.contains("@other") { ATTEMPTS as usize } else { 0 });
+    }
 }

@@ -80,7 +80,8 @@ impl Cloud {
         std::fs::rename(&path, self.openrc()).unwrap();
     }
 
-    fn openrc(&self) -> PathBuf {
+    /// The file that they are in.
+    pub(crate) fn openrc(&self) -> PathBuf {
         self.dir.path().join("openrc")
     }
 
