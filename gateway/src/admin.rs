@@ -73,6 +73,17 @@ pub enum AdminError {
     /// No such domain.
     #[error("there is no domain `{0}`; `sluice-gateway domain list` shows those that there are")]
     NoDomain(String),
+    /// There is one of that name.
+    #[error("there is a domain `{0}` already; remove it first, or choose another name")]
+    DomainExists(String),
+    /// One change at a time.
+    #[error("another change of a domain is under way; ask again in a moment")]
+    DomainBusy,
+    /// No machines from afar.
+    #[error(
+        "no libvirt is set: write `libvirt = \"qemu:///system\"` under `[web]` in the gateway's configuration, or use the command line"
+    )]
+    NoLibvirt,
     /// What it holds is no file here.
     #[error("what target `{0}` holds is no disk of this machine; a domain needs raw files, a device or qcow2")]
     NoDisk(String),

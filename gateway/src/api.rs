@@ -10,6 +10,8 @@
 //!   draft        schedules in the making: what a document and an edit of it come to
 //!   volumes      volumes and generations: look, compare, verify, rehydrate
 //!   targets      targets, what is kept there at the latest, what is on its way
+//!   exports      generations as block devices
+//!   domains      machines of libvirt on what targets hold
 //!   folders      paths that are named from afar
 //!   jobs         long work, with progress
 //!   retention    locks, and what is to be deleted
@@ -21,7 +23,9 @@
 //! What each asks for goes through [`Admin::handle_as`](crate::admin::Admin::handle_as), which checks rights, asks for a second person and writes the audit log; so does what commands ask for.
 
 mod caller;
+pub(crate) mod domains;
 mod draft;
+pub(crate) mod exports;
 mod folders;
 mod idempotency;
 mod jobs;
@@ -77,6 +81,8 @@ const PER_PAGE: u32 = 100;
         (name = "policy", description = "What lines may be used for"),
         (name = "volumes", description = "Volumes and their generations"),
         (name = "targets", description = "Targets, what is kept there at the latest, and what is on its way there"),
+        (name = "exports", description = "Generations as block devices, at once"),
+        (name = "domains", description = "Machines of libvirt on what targets hold"),
         (name = "jobs", description = "Long work"),
         (name = "retention", description = "What may not be deleted, and what is to be"),
         (name = "proofs", description = "What the gateway states and signs for whoever asks later"),
@@ -95,6 +101,8 @@ fn routes() -> OpenApiRouter<Arc<Web>> {
         .merge(draft::routes())
         .merge(volumes::routes())
         .merge(targets::routes())
+        .merge(exports::routes())
+        .merge(domains::routes())
         .merge(jobs::routes())
         .merge(people::routes())
         .merge(retention::routes())

@@ -60,6 +60,10 @@ pub struct WebConfig {
     pub targets: Vec<PathBuf>,
     /// Folders below which files of credentials for targets may be named by whoever does not sit at this machine.
     pub credentials: Vec<PathBuf>,
+    /// The libvirt whose domains may be defined, started and removed by whoever does not sit at this machine; `None`: nobody else's.
+    pub libvirt: Option<String>,
+    /// The folder with domains' templates, `NAME.xml`, that they may choose from.
+    pub templates: Option<PathBuf>,
 }
 
 /// What encrypts pages and API.
@@ -181,6 +185,8 @@ struct RawWeb {
     tls: Option<Spanned<String>>,
     targets: Option<Spanned<Vec<PathBuf>>>,
     credentials: Option<Spanned<Vec<PathBuf>>>,
+    libvirt: Option<Spanned<String>>,
+    templates: Option<Spanned<PathBuf>>,
 }
 
 impl Config {
@@ -255,8 +261,9 @@ impl Config {
              # Hours between the word of a second person and a deletion.\n# deletion_delay_hours = {}\n\n\
              # Pages and API; listen \"off\": not served. Names: how browsers reach it. Targets: folders below which it may be told\n\
              # from afar to rehydrate. Credentials: folders below which targets that are set up from afar find their files of credentials.\n\
+             # Libvirt: where domains may be defined and started from afar; templates: a folder of their templates, NAME.xml.\n\
              # A certificate of your own: `certificate` and `key` (PEM); without, one of the gateway's authority.\n\
-             [web]\n# listen = {:?}\n# names = [\"gateway.example.org\"]\n# targets = [\"/srv/targets\"]\n# credentials = [\"/etc/sluice/credentials\"]\n\n\
+             [web]\n# listen = {:?}\n# names = [\"gateway.example.org\"]\n# targets = [\"/srv/targets\"]\n# credentials = [\"/etc/sluice/credentials\"]\n# libvirt = \"qemu:///system\"\n# templates = \"/etc/sluice/domains\"\n\n\
              # NBD for other machines; `tls` is a folder with ca-cert.pem, server-cert.pem and server-key.pem.\n\
              # [export]\n# listen = \"[::]:10809\"\n# tls = \"/etc/sluice/nbd\"\n",
             quoted.join(", "),
@@ -375,7 +382,27 @@ impl Page<'_> {
         };
         let targets = self.folders("targets", raw.targets, "/srv/targets")?;
         let credentials = self.folders("credentials", raw.credentials, "/etc/sluice/credentials")?;
-        Ok(Some(WebConfig { listen, names, tls, targets, credentials }))
+        let (libvirt, templates) = self.libvirt(raw.libvirt, raw.templates)?;
+        Ok(Some(WebConfig { listen, names, tls, targets, credentials, libvirt, templates }))
+    }
+
+    /// The address of libvirt and the folder of templates.
+    fn libvirt(
+        &self,
+        uri: Option<Spanned<String>>,
+        templates: Option<Spanned<PathBuf>>,
+    ) -> Result<(Option<String>, Option<PathBuf>), ConfigError> {
+        if let Some(uri) = &uri
+            && (!uri.get_ref().contains(":/") || uri.get_ref().starts_with('-'))
+        {
+            let why = "is the address of a libvirt, as in \"qemu:///system\"";
+            return Err(self.refuse("libvirt", uri, why));
+        }
+        if let Some(folder) = templates.as_ref().filter(|folder| !folder.get_ref().is_absolute()) {
+            let why = "is not absolute; write it from the root, as in \"/etc/sluice/domains\"";
+            return Err(self.refuse("templates", folder, why));
+        }
+        Ok((uri.map(Spanned::into_inner), templates.map(Spanned::into_inner)))
     }
 
     /// Folders of the machine, from its root.
@@ -534,6 +561,12 @@ mod tests {
         assert!(refused("[web]\ncertificate = \"a.pem\"").ends_with("`certificate`: needs its `key`, too"));
         assert!(refused("[web]\ntargets = [\"srv\"]").contains("`srv` is not absolute"));
         assert!(refused("[web]\ncredentials = [\"keys\"]").contains("`credentials`: `keys` is not absolute"));
+        assert!(refused("[web]\ntemplates = \"domains\"").contains("line 2: `templates`: is not absolute"));
+        for wrong in ["here", "-c:/x"] {
+            assert!(
+                refused(&format!("[web]\nlibvirt = \"{wrong}\"")).contains("`libvirt`: is the address of a libvirt")
+            );
+        }
     }
 
     #[test]

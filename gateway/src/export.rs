@@ -80,7 +80,9 @@ pub enum ExportError {
     #[error("there is no export `{0}`; `sluice-gateway export list` shows those that there are")]
     None(String),
     /// What becomes of the overlay was not said.
-    #[error("export `{0}` has taken writes: say whether they are thrown away (--discard) or kept (--keep)")]
+    #[error(
+        "export `{0}` has taken writes: say whether they are thrown away (--discard) or kept (--keep); in the API by `keep=false` or `keep=true`"
+    )]
     Undecided(String),
     /// Too many.
     #[error("{MOST} exports are there: stop one first")]
@@ -177,12 +179,21 @@ impl Server {
             Some(_) => return Err(ExportError::Exists(row.name)),
             None if rows.iter().any(|known| known.name == row.name) => return Err(ExportError::Exists(row.name)),
             None if rows.len() >= MOST => return Err(ExportError::TooMany),
-            None => row,
+            None => {
+                // Thrown away, by somebody who was killed between the row and the file.
+                files::remove(&overlay_of(state, &row.name))?;
+                row
+            }
         };
         let export = open(state, &row)?;
         state.catalogue.put_export(&row)?;
         self.exports.put(row.name.clone(), export);
         Ok(row)
+    }
+
+    /// Connections to it now.
+    pub(crate) fn connections(&self, name: &str) -> usize {
+        self.exports.connections(name)
     }
 
     /// Serves it no more. `keep`: whether the overlay stays, to be served again.

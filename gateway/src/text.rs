@@ -89,6 +89,18 @@ pub fn printable(text: &str) -> String {
     text.chars().take(200).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
+/// A text as part of a query or path of a URI.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut escaped = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => escaped.push(byte.into()),
+            _ => escaped += &format!("%{byte:02X}"),
+        }
+    }
+    escaped
+}
+
 /// Rows under a heading, columns aligned, two spaces between them. Columns of figures are aligned to the right.
 pub fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
     let width_of = |text: &str| text.chars().count();

@@ -9,6 +9,8 @@
 //!   volume     generations, comparison, verification, rehydration
 //!   kept       where a volume is kept beside the gateway
 //!   targets    all targets, one of them, and how they stand in words
+//!   exports    generations as block devices
+//!   domains    machines of libvirt on what targets hold
 //!   entry      signing in, the first account, one's own password
 //!   welcome    the first run: from nothing to a site that is enrolled
 //!   quotas     all sites' quotas, whoever runs out first on top
@@ -29,7 +31,9 @@
 mod approvals;
 mod audit;
 mod diff;
+mod domains;
 mod entry;
+mod exports;
 mod fleet;
 mod grants;
 mod help;
@@ -91,6 +95,8 @@ pub(crate) fn router(web: Arc<Web>) -> Router {
         .merge(reports::routes())
         .merge(proofs::routes())
         .merge(targets::routes())
+        .merge(exports::routes())
+        .merge(domains::routes())
         .merge(retention::routes())
         .merge(approvals::routes())
         .merge(audit::routes())

@@ -27,6 +27,8 @@ pub struct Exports(Arc<Mutex<BTreeMap<String, Entry>>>);
 struct Entry {
     export: Arc<dyn Export>,
     removed: CancellationToken,
+    /// Held by each of its connections, and by the entry itself.
+    held: Arc<()>,
 }
 
 impl Exports {
@@ -37,7 +39,7 @@ impl Exports {
 
     /// Serves `export` as `name` from now on. One that had the name is removed.
     pub fn put(&self, name: impl Into<String>, export: Arc<dyn Export>) {
-        let entry = Entry { export, removed: CancellationToken::new() };
+        let entry = Entry { export, removed: CancellationToken::new(), held: Arc::default() };
         if let Some(old) = self.lock().insert(name.into(), entry) {
             old.removed.cancel();
         }
@@ -48,6 +50,11 @@ impl Exports {
         if let Some(old) = self.lock().remove(name) {
             old.removed.cancel();
         }
+    }
+
+    /// Connections that have agreed on the export of this name and not ended; 0 where there is none of the name. A client may have several.
+    pub fn connections(&self, name: &str) -> usize {
+        self.lock().get(name).map_or(0, |entry| Arc::strong_count(&entry.held) - 1)
     }
 
     fn find(&self, name: &str) -> Option<Entry> {

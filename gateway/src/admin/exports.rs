@@ -5,9 +5,10 @@ use super::{Admin, AdminError, Answer};
 use crate::access::{Caller, Right};
 use crate::catalogue::check_name;
 use crate::export::{ExportError, ExportRow, SOCKET, Server};
-use crate::text::{moment, table};
+use crate::text::{escaped, moment, table};
 use dedupe::UnixMillis;
 use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
 
 /// What to do with exports.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,8 +49,11 @@ pub struct ExportLine {
     pub writable: bool,
     /// Whether it is served now.
     pub served: bool,
-    /// Where: NBD URIs, for this machine and for others.
+    /// Where: NBD URIs, for the gateway's own machine and for others. None while it is not served.
     pub uris: Vec<String>,
+    /// Connections of clients now; a client may have several.
+    #[serde(default)]
+    pub connections: usize,
     /// Who asked for it.
     pub by: String,
     /// Since when.
@@ -64,7 +68,7 @@ impl Admin {
                 let mut exports = Vec::new();
                 for row in self.state.catalogue.exports()? {
                     if self.tenant_seen(caller, row.tenant)?.is_some() {
-                        exports.push(self.export_line(row));
+                        exports.push(self.export_line(row)?);
                     }
                 }
                 Ok(Answer::Exports { exports })
@@ -89,7 +93,7 @@ impl Admin {
                     since: self.state.now(),
                 };
                 let row = server.add(&self.state, row)?;
-                Ok(Answer::Exports { exports: vec![self.export_line(row)] })
+                Ok(Answer::Exports { exports: vec![self.export_line(row)?] })
             }
             ExportRequest::Stop { name, keep } => {
                 self.export_server()?.stop(&self.state, &name, keep)?;
@@ -106,12 +110,17 @@ impl Admin {
                 let detail = format!("generation {generation}{}", if *writable { ", with an overlay" } else { "" });
                 Ok(Subject { detail, ..Subject::new(Some("export.start"), Right::Operate, Some(tenant), volume) })
             }
-            ExportRequest::Stop { name, .. } => {
+            ExportRequest::Stop { name, keep } => {
                 let missing = || ExportError::None(crate::text::printable(name));
                 let row = self.state.catalogue.exports()?.into_iter().find(|row| row.name == *name);
                 let row = row.ok_or_else(missing)?;
                 let tenant = self.tenant_seen(caller, row.tenant)?.ok_or_else(missing)?;
-                let detail = row.volume;
+                let fate = match (row.writable, keep) {
+                    (true, Some(true)) => "; what was written is kept",
+                    (true, Some(false)) => "; what was written is thrown away",
+                    _ => "",
+                };
+                let detail = format!("{} generation {}{fate}", row.volume, row.number);
                 Ok(Subject { detail, ..Subject::new(Some("export.stop"), Right::Operate, Some(tenant), name) })
             }
         }
@@ -122,25 +131,39 @@ impl Admin {
         Ok(&daemon.exports)
     }
 
-    fn export_line(&self, row: ExportRow) -> ExportLine {
-        let socket = self.state.folder().join(SOCKET);
-        let mut uris = vec![format!("nbd+unix:///{}?socket={}", row.name, socket.display())];
-        if let Some(daemon) = &self.daemon
-            && let Some(address) = daemon.exports.address
-        {
-            let scheme = if daemon.exports.is_encrypted { "nbds" } else { "nbd" };
-            uris.push(format!("{scheme}://{address}/{}", row.name));
+    fn export_line(&self, row: ExportRow) -> Result<ExportLine, AdminError> {
+        let server = self.daemon.as_ref().map(|daemon| &daemon.exports);
+        let mut uris = Vec::new();
+        if row.served {
+            let (name, socket) = (escaped(&row.name), self.state.folder().join(SOCKET));
+            let socket: Vec<String> = socket.to_string_lossy().split('/').map(escaped).collect();
+            uris.push(format!("nbd+unix:///{name}?socket={}", socket.join("/")));
+            if let Some((server, address)) = server.and_then(|server| Some((server, server.address?))) {
+                let scheme = if server.is_encrypted { "nbds" } else { "nbd" };
+                uris.push(format!("{scheme}://{}/{name}", self.reached(address)?));
+            }
         }
-        ExportLine {
+        Ok(ExportLine {
+            connections: server.map_or(0, |server| server.connections(&row.name)),
             name: row.name,
             volume: row.volume,
             number: row.number,
             writable: row.writable,
             served: row.served,
-            uris: if row.served { uris } else { Vec::new() },
+            uris,
             by: row.by,
             since: row.since,
+        })
+    }
+
+    /// Where others find what listens on an address: on all addresses of a machine nobody connects to, so it is the host under which edges come.
+    fn reached(&self, address: SocketAddr) -> Result<String, AdminError> {
+        if !address.ip().is_unspecified() {
+            return Ok(address.to_string());
         }
+        let announced = self.state.catalogue.addresses()?;
+        let host = announced.first().and_then(|first| first.rsplit_once(':')).map(|(host, _)| host.to_owned());
+        Ok(host.map_or_else(|| address.to_string(), |host| format!("{host}:{}", address.port())))
     }
 }
 

@@ -26,6 +26,8 @@ const REPORT_EVERY: Duration = Duration::from_millis(250);
 pub struct Admin {
     pub(super) state: Arc<State>,
     pub(super) daemon: Option<Running>,
+    /// Held while a domain is defined, started or removed: libvirt and the catalogue have to say the same.
+    pub(super) changing_domains: Arc<Mutex<()>>,
 }
 
 #[derive(Clone)]
@@ -54,7 +56,7 @@ const REFUSALS_NOTED: NonZeroU32 = NonZeroU32::new(30).expect("not zero");
 impl Admin {
     /// For a command that opened the state itself.
     pub fn alone(state: Arc<State>) -> Admin {
-        Admin { state, daemon: None }
+        Admin { state, daemon: None, changing_domains: Arc::default() }
     }
 
     pub(crate) fn of_daemon(
@@ -66,7 +68,8 @@ impl Admin {
     ) -> Admin {
         let refusals = Arc::new(Limiter::keyed(governor::Quota::per_minute(REFUSALS_NOTED)));
         let runtime = Handle::current();
-        Admin { state, daemon: Some(Running { live, board, sessions, runtime, exports, stop, refusals }) }
+        let daemon = Some(Running { live, board, sessions, runtime, exports, stop, refusals });
+        Admin { state, daemon, changing_domains: Arc::default() }
     }
 
     /// The gateway's time.

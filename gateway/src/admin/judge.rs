@@ -474,6 +474,7 @@ impl AdminError {
             | E::CommandLineOnly(_)
             | E::Outside(..)
             | E::NoTargets
+            | E::NoLibvirt
             | E::OutsideCredentials(_)
             | E::NoCredentials
             | E::NotTheirEnvironment => Fault::Forbidden,
@@ -499,6 +500,8 @@ impl AdminError {
                 Fault::Invalid
             }
             E::NoDisk(_)
+            | E::DomainExists(_)
+            | E::DomainBusy
             | E::UnderDomain { .. }
             | E::TargetExists(_)
             | E::TargetInUse(..)

@@ -136,7 +136,11 @@
     for (const old of document.querySelectorAll("[data-part]")) {
       if (names && !names.includes(old.dataset.part)) continue;
       const now = fresh.querySelector(`[data-part="${CSS.escape(old.dataset.part)}"]`);
-      if (!now || old.innerHTML === now.innerHTML || old.contains(document.activeElement)) continue;
+      if (!now) continue;
+      for (const open of old.querySelectorAll("details[open][id]")) now.querySelector(`#${CSS.escape(open.id)}`)?.setAttribute("open", "");
+      const selection = getSelection();
+      if (selection && !selection.isCollapsed && old.contains(selection.anchorNode)) continue;
+      if (old.innerHTML === now.innerHTML || old.contains(document.activeElement)) continue;
       const checked = new Set([...old.querySelectorAll("input:checked")].map((box) => box.value));
       old.innerHTML = now.innerHTML;
       for (const box of old.querySelectorAll("input[type=checkbox]")) box.checked = checked.has(box.value);

@@ -51,6 +51,30 @@ pub(super) async fn site_names(web: &Arc<Web>, caller: &Caller) -> Result<Vec<Si
     .await
 }
 
+/// Between the pages of what generations are put on, served as, and booted on.
+pub(super) fn beside(place: &str, language: Language) -> Markup {
+    let pages = [
+        ("/targets", language.of("Targets", "目标")),
+        ("/exports", language.of("Exports", "导出")),
+        ("/domains", language.of("Domains", "虚拟机")),
+    ];
+    html! {
+        nav.beside aria-label=(language.of("Where generations are used", "版本的使用方式")) {
+            @for (path, name) in pages { a href=(path) aria-current=[(path == place).then_some("page")] { (name) } }
+        }
+    }
+}
+
+/// The page of a volume, by its whole name.
+pub(super) fn volume_link(volume: &str) -> Markup {
+    let parts: Vec<&str> = volume.splitn(3, '/').collect();
+    html! {
+        @if let [tenant, site, volume] = parts[..] {
+            a href={ "/volumes/" (escaped(tenant)) "/" (escaped(site)) "/" (escaped(volume)) } { (site) " / " (volume) }
+        } @else { (volume) }
+    }
+}
+
 /// The page of a site.
 pub(super) fn site_link(tenant: &str, site: &str) -> Markup {
     html! { a href={ "/sites/" (escaped(tenant)) "/" (escaped(site)) } { (site) } }

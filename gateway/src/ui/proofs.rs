@@ -53,7 +53,7 @@ pub(super) fn list(proofs: &[ProofLine], language: Language) -> Markup {
                         tr {
                             td.number data-label="#" { a href={ "/proofs/" (line.number) } { (line.number) } }
                             td data-label=(language.of("Kind", "类型")) { (kind(&line.kind, language)) }
-                            td data-label=(language.of("About", "对象")) { (line.subject) }
+                            td data-label=(language.of("About", "对象")) { (about(line, language)) }
                             td data-label=(language.of("Signed", "签署时间")) { (moment(line.made)) }
                             td data-label=(language.of("Key", "密钥")) { code { (line.key) } " " (verified(line, language)) }
                         }
@@ -79,9 +79,40 @@ fn kind(kind: &str, language: Language) -> String {
     }
 }
 
+/// What it is about. Statements say it in English; of a rehydration it is told again from its parts.
+fn about(line: &ProofLine, language: Language) -> String {
+    let parts = (line.kind == "rehydration").then(|| line.subject.split_once(" generation ")).flatten();
+    match parts.and_then(|(volume, rest)| Some((volume, rest.split_once(" on ")?))) {
+        Some((volume, (number, target))) if language == Language::Chinese => {
+            format!("{volume} 版本 {number}，目标 {target}")
+        }
+        _ => line.subject.clone(),
+    }
+}
+
+/// How a rehydration was proved: the words that were signed, and what they mean.
+fn method(signed: &str, language: Language) -> Markup {
+    let share =
+        signed.strip_prefix("what was written and ").and_then(|rest| rest.split_once(" % ")).map(|(share, _)| share);
+    let told = match (language, share) {
+        (Language::English, _) => None,
+        (_, Some(share)) => Some(format!("回读写入的部分及随机抽取的其余部分的 {share}%，并与版本比对")),
+        (_, None) if signed.starts_with("all of it was read back") => {
+            Some("全部从目标回读，其 BLAKE3 即根哈希".to_owned())
+        }
+        (_, None) if signed.starts_with("what was written was read back") => {
+            Some("回读写入的部分，并与版本比对".to_owned())
+        }
+        _ => None,
+    };
+    html! {
+        @match told { Some(told) => { (told) div.small.soft { (signed) } } None => (signed) }
+    }
+}
+
 fn paper(line: &ProofLine, statement: Option<&Statement>, language: Language) -> Markup {
     html! {
-        h1 { (kind(&line.kind, language)) ": " (line.subject) }
+        h1 { (kind(&line.kind, language)) (language.of(": ", "：")) (about(line, language)) }
         p.soft { (language.of("Proof ", "编号 ")) (line.number) " · " (language.of("tenant ", "租户 ")) (line.tenant) " · " (language.of("signed ", "签署于 ")) (moment(line.made)) }
         @if line.verified {
             p.note.good { (language.of("The signature fits the key by which this gateway signs.", "签名与本网关的签名密钥相符。")) }
@@ -106,7 +137,7 @@ fn object(fields: &Map<String, Value>, level: u8, language: Language) -> Markup 
     let (parts, plain): (Vec<_>, Vec<_>) = fields.iter().partition(|(_, value)| is_nested(value));
     html! {
         @if !plain.is_empty() {
-            dl { @for (name, value) in plain { dt { (word(name, language)) } dd { (drawn(name, value, language)) } } }
+            dl.facts { @for (name, value) in plain { dt { (word(name, language)) } dd { (drawn(name, value, language)) } } }
         }
         @for (name, value) in parts {
             @if level == 2 { h2 { (word(name, language)) } } @else { h3 { (word(name, language)) } }
@@ -155,6 +186,7 @@ fn drawn(name: &str, value: &Value, language: Language) -> Markup {
         Value::Number(number) if name.ends_with("bytes") || name == "size" => {
             html! { (format::bytes(number.as_u64().unwrap_or(0))) " (" (number) ")" }
         }
+        Value::String(text) if name == "method" => method(text, language),
         Value::String(text) if is_digest(text) => html! { code.wrap { (text) } },
         Value::String(text) => html! { (text) },
         Value::Bool(yes) => html! { (if *yes { language.of("yes", "是") } else { language.of("no", "否") }) },
@@ -190,7 +222,7 @@ fn word(name: &str, language: Language) -> String {
         ("begun_at", "Begun at", "开始时间"),
         ("generations", "Generations", "版本"),
         ("volumes", "Volumes", "卷"),
-        ("lineage", "Lineage", "沿袭"),
+        ("lineage", "Lineage", "谱系"),
         ("number", "Number", "编号"),
         ("captured_at", "Captured at", "捕获时间"),
         ("sealed_at", "Sealed at", "封存时间"),
@@ -242,6 +274,36 @@ mod tests {
     use super::*;
     use serde_json::json;
     use wire::statement::StatementKey;
+
+    #[test]
+    fn a_rehydration_is_told_in_both_languages_with_the_words_that_were_signed() {
+        let subject = "bank/b/v generation 7 on vault";
+        let line = ProofLine {
+            number: 1,
+            kind: "rehydration".into(),
+            tenant: "bank".into(),
+            subject: subject.into(),
+            made: dedupe::UnixMillis(1_800_000_000_000),
+            key: String::new(),
+            verified: true,
+        };
+        assert_eq!(about(&line, Language::English), subject);
+        assert_eq!(about(&line, Language::Chinese), "bank/b/v 版本 7，目标 vault");
+        let strange = ProofLine { subject: "something else".into(), ..line };
+        assert_eq!(about(&strange, Language::Chinese), "something else");
+        let statement = include_str!("../rehydrate/statement.rs");
+        for (signed, told) in [
+            ("all of it was read back from the target, and its BLAKE3 is the root", "全部"),
+            ("what was written was read back from the target and compared with the generation", "写入的部分，"),
+            ("what was written and 5 % of the rest, chosen at random, were read back", "5%"),
+        ] {
+            assert!(statement.contains(&signed.replace("5 %", "{share} %")), "statements say so: {signed}");
+            let (english, chinese) = (method(signed, Language::English), method(signed, Language::Chinese));
+            assert_eq!(english.into_string(), signed);
+            let chinese = chinese.into_string();
+            assert!(chinese.contains(told) && chinese.contains(signed), "{chinese}");
+        }
+    }
 
     #[test]
     fn whatever_was_stated_is_shown_and_stays_text() {

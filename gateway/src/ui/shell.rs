@@ -4,6 +4,7 @@ use super::ASSETS;
 use crate::access::sessions::Signed;
 use crate::access::{Caller, Right, Role, Scope};
 use crate::api::{Problem, signed_in};
+pub(crate) use crate::text::escaped;
 use crate::web::Web;
 use axum::extract::{FromRequestParts, State};
 use axum::http::StatusCode;
@@ -98,7 +99,8 @@ impl Shell<'_> {
                     a.brand href="/" { "Sluice" }
                     nav aria-label=(language.of("Pages", "页面")) {
                         @for (path, name) in entries(visitor) {
-                            a href=(path) aria-current=[(self.place == path).then_some("page")] { (name) }
+                            @let beside = path == "/targets" && matches!(self.place, "/exports" | "/domains");
+                            a href=(path) aria-current=[(self.place == path).then_some("page").or(beside.then_some("true"))] { (name) }
                         }
                     }
                     div.who {
@@ -258,18 +260,6 @@ impl IntoResponse for Fault {
 pub(super) async fn nowhere(State(_web): State<Arc<Web>>, visitor: Visitor) -> Fault {
     let detail = visitor.language.of("There is no page at this address.", "此地址没有页面。");
     visitor.fault(Problem::missing(detail))
-}
-
-/// A text as part of a query or path.
-pub(crate) fn escaped(text: &str) -> String {
-    let mut escaped = String::new();
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => escaped.push(byte.into()),
-            _ => escaped += &format!("%{byte:02X}"),
-        }
-    }
-    escaped
 }
 
 pub(super) fn path_of(parts: &Parts) -> String {

@@ -4,6 +4,7 @@ mod kinds;
 mod one;
 pub(super) mod say;
 
+use super::parts::beside;
 use super::shell::{empty, escaped, problem_place};
 use super::{Fault, Shell, Visitor};
 use crate::access::{Right, Scope};
@@ -37,6 +38,7 @@ async fn list(State(web): State<Arc<Web>>, visitor: Visitor) -> Result<Response,
     };
     let (language, title) = (visitor.language, visitor.language.of("Targets", "目标"));
     let content = html! {
+        (beside("/targets", language))
         div.head {
             div {
                 h1 { (title) }
@@ -186,7 +188,7 @@ fn form(kind: &Kind, web: &Web, tenants: &[TenantLine], visitor: &Visitor) -> Ma
                     summary { (language.of("Limits and proof", "限制与校验方式")) }
                     div.fields {
                         div.field {
-                            label for=(id("rate")) { (language.of("Bytes a second that are written at most", "每秒最多写入")) }
+                            label for=(id("rate")) { (language.of("Bytes a second, at most", "每秒最多写入")) }
                             input id=(id("rate")) name="rate" maxlength="30" placeholder="50 MB" autocomplete="off";
                         }
                         @if kind.is_service() {
@@ -200,7 +202,7 @@ fn form(kind: &Kind, web: &Web, tenants: &[TenantLine], visitor: &Visitor) -> Ma
                             select id=(id("proof")) name="proof" { @for word in ["all", "changed", "5%"] { option value=(word) { (proof(word, language)) } } }
                         }
                         div.field {
-                            label for=(id("keep")) { (language.of("Points of a volume that are kept there", "每个卷保留的恢复点数")) }
+                            label for=(id("keep")) { (language.of("Points kept of a volume", "每个卷保留的恢复点数")) }
                             input id=(id("keep")) name="keep" type="number" data-type="number" min="1" placeholder=(web.state.retention);
                         }
                     }

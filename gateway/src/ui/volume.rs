@@ -171,7 +171,7 @@ fn table(generations: &[GenerationLine], place: &Place<'_>) -> Markup {
             }
         }
         p.hint { (language.of("A root is what `b3sum` prints for the volume's image.", "根哈希与对卷镜像执行 `b3sum` 的结果一致。")) " " (place.zone.iana_name().unwrap_or("UTC")) ". "
-            (language.of("All of them are one lineage: ", "以上版本属于同一沿袭：")) code.mono.wrap { (place.lineage) } }
+            (language.of("All of them are one lineage: ", "以上版本属于同一谱系：")) code.mono.wrap { (place.lineage) } }
     }
 }
 

@@ -8,6 +8,7 @@ use crate::error::TargetError;
 use crate::pause::Stop;
 use crate::program::Run;
 use crate::xml::escape;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -18,9 +19,15 @@ const OURS: &str = "urn:sluice:domain:1";
 /// Bytes of a template at most.
 const MOST_TEMPLATE: u64 = 256 << 10;
 /// Disks of a domain at most: `a` to `z` of one bus.
-const MOST_DISKS: usize = 26;
+pub const MOST_DISKS: usize = 26;
+/// MiB of memory of a domain at most: more is a mistyped number, not a machine.
+const MOST_MEMORY: u64 = 4 << 20;
+/// Processors of a domain at most: the same.
+const MOST_PROCESSORS: u32 = 1024;
 /// For one call.
 const LONGEST: Duration = Duration::from_secs(120);
+/// For a look at what all domains do: whoever opens a page waits for it.
+const LONGEST_LOOK: Duration = Duration::from_secs(15);
 /// A machine that boots what old servers booted: BIOS, no network, a serial console.
 const TEMPLATE: &str = include_str!("libvirt/domain.xml");
 
@@ -103,6 +110,13 @@ impl Libvirt {
         Ok(Some(state.trim().to_owned()))
     }
 
+    /// What all domains do, ours and others', by name, in libvirt's words. One call, however many there are.
+    pub fn states(&self) -> Result<BTreeMap<String, String>, TargetError> {
+        let args = self.args(&["domstats".as_ref(), "--state".as_ref()]);
+        let run = Run { program: "virsh", args: &args, input: b"", longest: LONGEST_LOOK, stop: &self.stop };
+        Ok(states_of(&run.well()?))
+    }
+
     /// Ends a domain of ours as pulling the plug does, removes it, and its overlays. That it is gone already is no error.
     pub fn remove(&self, name: &str, overlays: Option<&Path>) -> Result<(), TargetError> {
         if let Some(state) = self.state(name)? {
@@ -163,6 +177,29 @@ impl Libvirt {
     }
 }
 
+/// What `virsh domstats --state` says: `Domain: 'NAME'`, then a line for each figure. The numbers are libvirt's `virDomainState`, which never change.
+fn states_of(said: &str) -> BTreeMap<String, String> {
+    let (mut states, mut name) = (BTreeMap::new(), None);
+    for line in said.lines() {
+        if let Some(named) = line.strip_prefix("Domain: '").and_then(|rest| rest.strip_suffix('\'')) {
+            name = Some(named);
+        } else if let Some((name, number)) = name.zip(line.trim().strip_prefix("state.state=")) {
+            let word = match number {
+                "1" => "running",
+                "2" => "idle",
+                "3" => "paused",
+                "4" => "in shutdown",
+                "5" => "shut off",
+                "6" => "crashed",
+                "7" => "pmsuspended",
+                _ => "no state",
+            };
+            states.insert(name.to_owned(), word.to_owned());
+        }
+    }
+    states
+}
+
 fn overlay(folder: &Path, name: &str, at: usize) -> PathBuf {
     folder.join(format!("{name}.{at}.overlay.qcow2"))
 }
@@ -182,6 +219,12 @@ fn check_name(name: &str) -> Result<(), TargetError> {
 fn check(domain: &Domain) -> Result<(), TargetError> {
     if domain.disks.is_empty() || domain.disks.len() > MOST_DISKS {
         return Err(TargetError::Unfit(format!("a domain has 1 to {MOST_DISKS} disks, not {}", domain.disks.len())));
+    }
+    if !(1..=MOST_MEMORY).contains(&domain.memory) || !(1..=MOST_PROCESSORS).contains(&domain.vcpus) {
+        return Err(TargetError::Unfit(format!(
+            "a domain has 1 to {MOST_MEMORY} MiB of memory and 1 to {MOST_PROCESSORS} processors, not {} and {}",
+            domain.memory, domain.vcpus
+        )));
     }
     for disk in &domain.disks {
         let is_known = matches!(disk.format.as_str(), "raw" | "qcow2" | "vpc")

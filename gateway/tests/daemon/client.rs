@@ -62,7 +62,8 @@ pub(crate) fn world_with(targets: Vec<std::path::PathBuf>) -> (World, Client) {
     let credentials = vec![world.path("credentials")];
     std::fs::create_dir(&credentials[0]).unwrap();
     let names = vec!["gw.example".into()];
-    world.config.web = Some(WebConfig { listen, names, tls: WebTls::Off, targets, credentials });
+    let tls = WebTls::Off;
+    world.config.web = Some(WebConfig { listen, names, tls, targets, credentials, libvirt: None, templates: None });
     world.start();
     let mut client = Client::of(&world);
     client.set_up(&world);

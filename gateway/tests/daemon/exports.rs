@@ -1,10 +1,12 @@
 //! Generations as block devices, read by the implementations that others use.
 
 use crate::edge::{Edge, Volume, replicate};
+use crate::targets::Bank;
 use crate::world::World;
 use nbd::client::{Address, Options};
 use nbd::{Client, Export};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use serde_json::{Value, json};
 use sluice_gateway::admin::{Answer, ExportLine, ExportRequest, Request};
 use sluice_gateway::config::ExportConfig;
 use std::process::Command;
@@ -110,8 +112,12 @@ fn what_a_rehearsal_writes_is_kept_or_thrown_away_and_never_reaches_the_generati
     assert!(other.contains("already"), "another generation does not take its place: {other}");
     start(&world, "2", Some("rehearsal"), true).unwrap();
     assert!(bytes_of(&open(&world, "rehearsal")) == expected);
+    let file = world.state().join("exports/rehearsal.overlay");
+    let overlay = std::fs::read(&file).unwrap();
     stop(&world, "rehearsal", Some(false)).unwrap();
     assert_eq!(std::fs::read_dir(world.state().join("exports")).unwrap().count(), 0, "nothing is left of it");
+    // A gateway that was killed between the row and the file: what was thrown away does not come back.
+    std::fs::write(&file, overlay).unwrap();
     start(&world, "2", Some("rehearsal"), true).unwrap();
     assert!(bytes_of(&open(&world, "rehearsal")) == volume.bytes);
 }
@@ -178,4 +184,84 @@ fn other_machines_come_with_a_certificate_or_not_at_all() {
     }
     let options = Options { export: "disk".into(), ..Options::default() };
     assert!(Client::connect(&address, &options).is_err(), "not without TLS");
+}
+
+#[test]
+fn a_generation_is_served_from_afar_to_whom_it_belongs_and_what_was_written_is_not_given_up_unasked() {
+    let bank = Bank::new(SIZE);
+    let (chief, world) = (&bank.chief, &bank.world);
+    let exports = || chief.get("/api/v1/exports").expect(200).json();
+    assert_eq!(exports()["total"], 0, "nothing is served that nobody asked for");
+    let disk = json!({ "volume": "bank/b/v" });
+    let key = [("idempotency-key", "once")];
+    let begun = chief.ask("POST", "/api/v1/exports", Some(disk.to_string()), &key).expect(200).json();
+    assert_eq!((&begun["name"], &begun["number"], &begun["writable"]), (&json!("b.v.1"), &json!(1), &json!(false)));
+    let again = chief.ask("POST", "/api/v1/exports", Some(disk.to_string()), &key).expect(200).json();
+    assert_eq!((begun, exports()["total"].clone()), (again, json!(1)), "a request that comes again is answered again");
+    assert_eq!(chief.post("/api/v1/exports", &disk).expect(409).problem(), "conflict");
+    let client = open(world, "b.v.1");
+    assert!(bytes_of(&client) == bank.volume.bytes && client.is_read_only());
+    let reading = || exports()["items"][0]["connections"].as_u64().unwrap();
+    assert!(reading() > 0);
+    drop(client);
+    bank.wait("it is seen to go", |_| reading() == 0);
+
+    let name = |name: &str| json!({ "volume": "bank/b/v", "name": name, "writable": true });
+    chief.post("/api/v1/exports", &name("rehearsal")).expect(200);
+    let client = open(world, "rehearsal");
+    client.write(4096, b"written by the guest").unwrap();
+    client.flush().unwrap();
+    drop(client);
+    let stop = |keep: &str| chief.ask("DELETE", &format!("/api/v1/exports/rehearsal{keep}"), None, &[]);
+    let undecided = stop("").expect(409).json();
+    assert!(undecided["detail"].as_str().unwrap().contains("`keep=false` or `keep=true`"), "{undecided}");
+    stop("?keep=perhaps").expect(400);
+    stop("?keep=true").expect(200);
+    let kept = exports()["items"][1].clone();
+    assert_eq!((&kept["served"], &kept["uris"]), (&json!(false), &json!([])), "{kept}");
+    chief.post("/api/v1/exports", &name("rehearsal")).expect(200);
+    let mut written = vec![0; 20];
+    open(world, "rehearsal").read(4096, &mut written).unwrap();
+    assert_eq!(written, b"written by the guest");
+    stop("?keep=false").expect(200);
+    stop("?keep=false").expect(404);
+    assert_eq!(std::fs::read_dir(world.state().join("exports")).unwrap().count(), 0);
+
+    // Who looks starts nothing; another tenant sees nothing; what cannot be is said.
+    chief.post("/api/v1/tenants", &json!({ "name": "rival" })).expect(200);
+    let looks = chief.account(world, "looks", "viewer", Some("bank"));
+    let rival = chief.account(world, "rivals", "administrator", Some("rival"));
+    assert_eq!(looks.get("/api/v1/exports").expect(200).json()["total"], 1);
+    assert_eq!(rival.get("/api/v1/exports").expect(200).json()["total"], 0);
+    for (client, status) in [(&looks, 403), (&rival, 404)] {
+        client.post("/api/v1/exports", &name("mine")).expect(status);
+        client.ask("DELETE", "/api/v1/exports/b.v.1", None, &[]).expect(status);
+    }
+    for (field, value, status) in [
+        ("volume", json!("bank/b/nothing"), 404),
+        ("volume", json!("b/v"), 422),
+        ("generation", json!("9"), 404),
+        ("name", json!("a/b"), 422),
+        ("name", json!("x".repeat(3 << 20)), 413),
+        ("overlay", json!(true), 422),
+    ] {
+        let mut body = disk.clone();
+        body[field] = value;
+        assert_eq!(chief.post("/api/v1/exports", &body).status, status, "{field}");
+    }
+    assert_eq!(exports()["total"], 1);
+    assert!(bytes_of(&open(world, "b.v.1")) == bank.volume.bytes, "it is served on");
+    chief.ask("DELETE", "/api/v1/exports/b.v.1", None, &[]).expect(200);
+    let log = chief.get("/api/v1/audit").expect(200).json();
+    let log: Vec<&Value> = log.as_array().unwrap().iter().collect();
+    for (what, detail, outcome) in [
+        ("export.start", "generation latest", "done"),
+        ("export.start", "generation latest, with an overlay", "done"),
+        ("export.stop", "bank/b/v generation 1; what was written is kept", "done"),
+        ("export.stop", "bank/b/v generation 1; what was written is thrown away", "done"),
+        ("export.stop", "bank/b/v generation 1", "done"),
+    ] {
+        let is_it = |e: &&&Value| e["what"] == what && e["detail"] == detail && e["outcome"] == outcome;
+        assert!(log.iter().any(|entry| is_it(&entry)), "{what} {detail}: {log:?}");
+    }
 }

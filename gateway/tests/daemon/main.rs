@@ -6,6 +6,7 @@ mod api;
 mod back;
 mod client;
 mod commands;
+mod domains;
 mod edge;
 mod exports;
 mod fuzz;

@@ -81,6 +81,8 @@ fn every_page_is_shown_to_every_role_in_both_languages_and_names_are_text() {
         "/retention",
         "/targets",
         "/targets/bank/vault",
+        "/exports",
+        "/domains",
         "/volumes/bank/b/db",
         "/audit",
         "/audit?actor=%3Cscript%3Ealert(1)&object=%22onclick",
@@ -128,6 +130,8 @@ fn every_page_is_shown_to_every_role_in_both_languages_and_names_are_text() {
         "/quotas",
         "/targets",
         "/targets/bank/vault",
+        "/exports",
+        "/domains",
         "/volumes/bank/b/db",
     ] {
         let page = people[0].get(path).body;
@@ -157,6 +161,8 @@ fn an_account_of_a_tenant_sees_pages_of_its_own_and_nothing_of_another() {
             "/reports",
             "/approvals",
             "/targets",
+            "/exports",
+            "/domains",
             "/audit",
             "/users",
             "/me",

@@ -10,18 +10,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A gateway with a site `b` of `bank`, whose volume `v` has one generation.
-struct Bank {
-    world: World,
-    chief: Client,
-    folder: tempfile::TempDir,
-    volume: Volume,
+pub(crate) struct Bank {
+    pub(crate) world: World,
+    pub(crate) chief: Client,
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) volume: Volume,
     control: Control,
     data: Data,
     _edge: Edge,
 }
 
 impl Bank {
-    fn new(size: usize) -> Bank {
+    pub(crate) fn new(size: usize) -> Bank {
         let folder = tempfile::tempdir().unwrap();
         let (world, chief) = world_with(vec![folder.path().to_owned()]);
         let volume = Volume::new(1, size);
@@ -37,14 +37,14 @@ impl Bank {
     }
 
     /// A further generation: some blocks are other ones.
-    fn change(&mut self, seed: u64) {
+    pub(crate) fn change(&mut self, seed: u64) {
         for block in [3, 40] {
             self.volume.scribble(seed, block);
         }
         self.world.run(replicate(&self.volume, &mut self.control, &self.data));
     }
 
-    fn add(&self, name: &str, more: Value) -> crate::client::Answer {
+    pub(crate) fn add(&self, name: &str, more: Value) -> crate::client::Answer {
         let folder = self.folder.path().join(name);
         std::fs::create_dir_all(&folder).unwrap();
         let mut body = json!({ "tenant": "bank", "name": name, "settings": { "kind": "raw", "folder": folder } });
@@ -62,13 +62,13 @@ impl Bank {
     }
 
     /// What the target's only file holds.
-    fn held(&self, target: &str) -> Option<Vec<u8>> {
+    pub(crate) fn held(&self, target: &str) -> Option<Vec<u8>> {
         let files = raw_files(&self.folder.path().join(target));
         assert!(files.len() <= 1, "{files:?}");
         files.first().map(|file| std::fs::read(file).unwrap())
     }
 
-    fn wait(&self, what: &str, is_so: impl Fn(&Bank) -> bool) {
+    pub(crate) fn wait(&self, what: &str, is_so: impl Fn(&Bank) -> bool) {
         // A minute and more on a loaded machine; only failures wait so long.
         let came = (0..3000).any(|_| {
             std::thread::sleep(Duration::from_millis(20));
@@ -78,7 +78,7 @@ impl Bank {
     }
 
     /// Waits until a job is over, and gives what came of it.
-    fn over(&self, begun: crate::client::Answer) -> Value {
+    pub(crate) fn over(&self, begun: crate::client::Answer) -> Value {
         let place = begun.expect(202).header("location").unwrap().to_owned();
         self.chief.events(&format!("{place}/events"), &["\"ended\":1"]);
         self.chief.get(&place).expect(200).json()

@@ -3,6 +3,8 @@
 //! Each page is looked at in both languages, at a desk's width and at a telephone's: its console is silent, axe finds no fault, nothing is wider than the screen. The
 //! screenshots lie in `target/screenshots`, for people to look at.
 
+mod exports;
+
 use anyhow::{Context, Result, ensure};
 use lab::browser::{Browser, missing};
 use lab::volumes::Sample;
@@ -126,6 +128,22 @@ impl Eyes {
         Ok(())
     }
 
+    /// Looks at a page with all that can be unfolded, in both languages at both widths.
+    fn look_unfolded(&mut self, name: &str, path: &str) -> Result<()> {
+        for language in LANGUAGES {
+            self.goto(&format!("/language/{language}?back=/"))?;
+            for width in WIDTHS {
+                self.browser.width(width)?;
+                self.goto(path)?;
+                // Until it is laid out: a picture is as high as the page was when it was drawn last.
+                self.browser.run_async("const done = arguments[arguments.length - 1]; document.querySelectorAll('main details').forEach((d) => { d.open = true; }); requestAnimationFrame(() => requestAnimationFrame(() => done(true)))")?;
+                self.look(name, language, width)?;
+            }
+        }
+        self.browser.width(WIDTHS[0])?;
+        self.goto("/language/en?back=/")
+    }
+
     /// Nothing was found wrong.
     fn content(&self) -> Result<()> {
         ensure!(self.faults.is_empty(), "{} faults:\n{}", self.faults.len(), self.faults.join("\n"));
@@ -134,10 +152,15 @@ impl Eyes {
 }
 
 fn gateway_with_pages(world: &World) -> Result<(Gateway, SocketAddr)> {
+    gateway_with(world, "")
+}
+
+/// A gateway whose pages have these lines more under `[web]`, and what follows it.
+fn gateway_with(world: &World, more: &str) -> Result<(Gateway, SocketAddr)> {
     let pages = free_tcp()?;
     let targets = world.path().join("targets");
     std::fs::create_dir_all(&targets)?;
-    let web = format!("listen = \"{pages}\"\ntls = \"off\"\ntargets = [{targets:?}]");
+    let web = format!("listen = \"{pages}\"\ntls = \"off\"\ntargets = [{targets:?}]\n{more}");
     let extra = "ingress = \"100 Mbit/s\"".into();
     let mut gateway = world.gateway(GatewayOptions { web: Some(web), extra, ..GatewayOptions::default() })?;
     gateway.start()?;
@@ -384,6 +407,17 @@ fn the_edges_page_enrols_and_steers_a_box_in_a_real_browser() -> Result<()> {
     eyes.content()
 }
 
+/// The first account, by its page.
+fn set_up_by_browser(eyes: &mut Eyes, gateway: &Gateway) -> Result<()> {
+    let code = std::fs::read_to_string(gateway.state().join("setup.code"))?;
+    eyes.goto("/setup")?;
+    eyes.fill("#code", code.trim())?;
+    eyes.fill("#name", "chief")?;
+    eyes.fill("#new-password", PASSWORD)?;
+    eyes.click("main button[type=submit]")?;
+    Ok(eyes.browser.wait("a page", "location.pathname !== '/setup'")?)
+}
+
 /// A target is set up by its page, tested, kept at the latest of a volume; what it holds and what was proved is told, and a run that rests too.
 #[test]
 fn targets_are_set_up_and_kept_at_the_latest_in_a_real_browser() -> Result<()> {
@@ -396,17 +430,10 @@ fn targets_are_set_up_and_kept_at_the_latest_in_a_real_browser() -> Result<()> {
     edge.start()?;
     edge.add_volume("disk", sample.path())?;
     edge.capture("disk")?;
-    let code = std::fs::read_to_string(gateway.state().join("setup.code"))?;
-    eyes.goto("/setup")?;
-    eyes.fill("#code", code.trim())?;
-    eyes.fill("#name", "chief")?;
-    eyes.fill("#new-password", PASSWORD)?;
-    eyes.click("main button[type=submit]")?;
-    eyes.browser.wait("a page", "location.pathname !== '/setup'")?;
-
+    set_up_by_browser(&mut eyes, &gateway)?;
     eyes.goto("/targets")?;
     eyes.browser.wait_text("No target is set up yet")?;
-    eyes.look("targets-none", "en", WIDTHS[1])?;
+    eyes.look("targets-none", "en", WIDTHS[0])?;
     let folder = world.path().join("targets");
     eyes.press("Folder of raw files")?;
     eyes.fill("#raw-name", "vault")?;
@@ -452,6 +479,7 @@ fn targets_are_set_up_and_kept_at_the_latest_in_a_real_browser() -> Result<()> {
         ("proof-of-rehydration", "/proofs/1".into()),
         ("help-targets", "/help/targets".into()),
     ])?;
+    eyes.look_unfolded("targets-forms", "/targets")?;
     eyes.goto("/targets/bank/vault")?;
     eyes.press("Pause")?;
     eyes.browser.wait_text("paused")?;

@@ -178,10 +178,11 @@ impl Admin {
         let lineage = store.store.lineage(found.lineage)?.ok_or_else(|| AdminError::NoVolume(volume.to_owned()))?;
         let stop = Stop::default();
         let (to, target, place) = self.open(caller, to, (&store, volume), &stop)?;
+        let _busy = self.state.begin_run(store.id, &to, lineage.id)?;
+        // Once nobody can define a domain on it any more, see `Admin::domain`.
         if let Some(place) = place.as_ref().filter(|_| !plan_only && target.shape().keeps == Keeps::One) {
             self.check_under(place, lineage.id)?;
         }
-        let _busy = self.state.begin_run(store.id, &to, lineage.id)?;
         let asked = Asked {
             store: &store.store,
             state: &self.state,

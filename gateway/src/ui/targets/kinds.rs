@@ -200,7 +200,7 @@ impl Field {
                 @if self.input == Input::Switch {
                     label.check { input id=(id) name=(name) type="checkbox" data-type="bool"; (label) }
                 } @else {
-                    label for=(id) { (label) @if !self.required { " " span.soft { (language.of("(may be left out)", "（可不填）")) } } }
+                    label for=(id) { (label) @if !self.required { " " span.soft { (language.of("(optional)", "（可不填）")) } } }
                     input id=(id) name=(name) required[self.required] maxlength="4096" placeholder=(self.example) autocomplete="off" spellcheck="false"
                         type=(if self.input == Input::Number { "number" } else { "text" }) data-type=[(self.input == Input::Number).then_some("number")];
                 }

@@ -1,7 +1,7 @@
 //! One target: whether its copies are current, what it holds, what is on its way, what was proved.
 
 use super::super::jobs::{progress_text, what};
-use super::super::parts::moment;
+use super::super::parts::{moment, volume_link};
 use super::super::shell::{escaped, problem_place};
 use super::super::{Fault, Shell, Visitor};
 use super::{credentials, kinds, limits, path, place, proof, say, test};
@@ -123,16 +123,6 @@ fn look(api: &str, language: Language) -> Markup {
             button.plain type="submit" { (language.of("Ask what it holds", "查询现有恢复点")) }
             (problem_place())
         }
-    }
-}
-
-/// The page of a volume, by its whole name.
-fn volume_link(volume: &str) -> Markup {
-    let parts: Vec<&str> = volume.splitn(3, '/').collect();
-    html! {
-        @if let [tenant, site, volume] = parts[..] {
-            a href={ "/volumes/" (escaped(tenant)) "/" (escaped(site)) "/" (escaped(volume)) } { (site) " / " (volume) }
-        } @else { (volume) }
     }
 }
 

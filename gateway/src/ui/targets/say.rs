@@ -28,7 +28,7 @@ pub(super) fn all(targets: &[TargetLine], now: UnixMillis, language: Language) -
                 @if failing > 0 { (language.of(format!(", {failing} {}", one_or_more(failing, "fails", "fail")), format!("，{failing} 个失败"))) }
                 @if paused > 0 { (language.of(format!(", {paused} {} because somebody said so", one_or_more(paused, "rests", "rest")), format!("，{paused} 个被人为暂停"))) }
                 (language.of(".", "。"))
-                @if let Some(since) = since { " " (language.of("The oldest has lacked a generation since ", "最早落后于 ")) (moment(since)) (ago(since, now, language)) (language.of(".", "。")) }
+                @if let Some(since) = since { (language.of(" The oldest has lacked a generation since ", "最早落后于 ")) (moment(since)) (ago(since, now, language)) (language.of(".", "。")) }
             }
             @if resting > 0 { " " (language.of(format!("{resting} {} until somebody does something.", one_or_more(resting, "run rests", "runs rest")), format!("{resting} 次还原已停止，等待处理。"))) }
         }

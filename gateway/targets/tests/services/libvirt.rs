@@ -71,6 +71,7 @@ fn a_domain_is_defined_started_when_asked_and_leaves_nothing_behind() {
     let before = std::fs::read(&domain.disks[0].path).unwrap();
     libvirt.define(&domain).unwrap();
     assert_eq!(libvirt.state(&world.name).unwrap().as_deref(), Some("shut off"), "nobody asked for a start");
+    assert_eq!(libvirt.states().unwrap().get(&world.name).unwrap(), "shut off");
     libvirt.define(&domain).unwrap(); // ours, replaced
     let disk = format!("/{}.0.overlay.qcow2'/>", world.name);
     assert!(world.virsh(&["dumpxml", &world.name]).contains(&disk), "the guest writes to an overlay");
@@ -79,6 +80,7 @@ fn a_domain_is_defined_started_when_asked_and_leaves_nothing_behind() {
     while std::fs::read(&said).unwrap_or_default() != SAYS[..SAYS.len() - 1] {
         assert_eq!(libvirt.state(&world.name).unwrap().as_deref(), Some("running"));
     }
+    assert_eq!(libvirt.states().unwrap().get(&world.name).unwrap(), "running");
     let running = libvirt.define(&domain).unwrap_err().to_string();
     assert_eq!(running, format!("the domain {} is running; end it first", world.name));
     libvirt.remove(&world.name, Some(&world.overlays())).unwrap();
@@ -138,6 +140,10 @@ fn what_is_no_domain_is_refused_before_libvirt_is_asked() {
         Domain { name: "-x".into(), ..good.clone() },
         Domain { name: "a\nb".into(), ..good.clone() },
         Domain { disks: Vec::new(), ..good.clone() },
+        Domain { memory: 0, ..good.clone() },
+        Domain { memory: 5 << 20, ..good.clone() },
+        Domain { vcpus: 0, ..good.clone() },
+        Domain { vcpus: 2000, ..good.clone() },
         Domain { disks: vec![Disk { path: "x".into(), ..disk.clone() }], ..good.clone() },
         Domain { disks: vec![Disk { format: "vmdk".into(), ..disk }], ..good.clone() },
         Domain { template: Some(unmarked), ..good },
