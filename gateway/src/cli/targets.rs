@@ -85,10 +85,10 @@ pub(crate) struct AddArgs {
     /// A PEM file with authorities to trust besides the system's.
     #[arg(long, value_name = "FILE")]
     authorities: Option<PathBuf>,
-    /// Bytes a second that are written at most, as 50MB.
+    /// Bytes a second that each run writes at most, as 50MB.
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     rate: Option<NonZeroU64>,
-    /// Requests a second to the service at most.
+    /// Requests a second to each service of the target at most.
     #[arg(long, value_name = "N")]
     requests: Option<NonZeroU32>,
     /// How what was written is proved: `all` is read back, what was `changed`, or that and a share of the rest, as `5%`.
