@@ -15,8 +15,7 @@ use std::time::Duration;
 use targets::Filling;
 
 /// Bytes between two moments at which everything before is made durable and noted. A killed run writes so much again, and what was written while the
-/// last of these moments went on. The others write meanwhile, so a disk that is
-/// synced this often still runs at its full speed.
+/// last of these moments went on. The others write meanwhile, so a disk that is synced this often still runs at its full speed.
 const NOTED_EVERY: u64 = 64 << 20;
 /// A wait for the rate is cut into pieces so long, so that stopping does not wait for it.
 const PATIENCE: Duration = Duration::from_millis(100);
