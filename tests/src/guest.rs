@@ -12,8 +12,12 @@ use std::time::{Duration, Instant};
 use crate::images::copy_sparse;
 
 /// What the disk is made from: another text makes another disk.
-const SOURCES: [&[u8]; 3] =
-    [include_bytes!("../guest/build"), include_bytes!("../guest/init"), include_bytes!("../volumes/sources.sh")];
+const SOURCES: [&[u8]; 4] = [
+    include_bytes!("../guest/build"),
+    include_bytes!("../guest/init"),
+    include_bytes!("../../image/lib/sources.sh"),
+    include_bytes!("../../image/lib/grub.sh"),
+];
 /// GRUB's boot sector, from Debian's `grub-pc-bin`.
 const BOOT_SECTOR: &str = "/usr/lib/grub/i386-pc/boot.img";
 /// The partition of the root file system.

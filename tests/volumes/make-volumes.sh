@@ -25,8 +25,8 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 seed=${SEED:-1}
 first_day=1760000000 # epoch of the first generated log line
 pg_bin=/usr/lib/postgresql/15/bin
-# shellcheck source=tests/volumes/sources.sh
-. "$here/sources.sh"
+# shellcheck source=image/lib/sources.sh
+. "$here/../../image/lib/sources.sh"
 
 say() { printf '%s %s\n' "$(date +%T)" "$*" >&2; }
 content() { python3 "$here/content.py" "$@"; }

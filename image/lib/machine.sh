@@ -1,0 +1,47 @@
+#!/bin/bash
+# Not run but sourced: a machine without KVM that is given a disk, and what can be heard of it on its serial line.
+#
+# Every wait has a deadline, counted in seconds of the clock; what it costs is counted in seconds of QEMU's processors, because other
+# work may run beside it.
+
+: "${work:?}" # the folder of what belongs to this run
+ovmf=/usr/share/OVMF
+
+start_machine() { # NAME FIRMWARE DISK [QEMU'S ARGUMENTS...]: serial line in $work/NAME.serial; sets `machine`
+  local name=$1 firmware=$2 disk=$3 flags=()
+  shift 3
+  if [ "$firmware" = uefi ]; then
+    [ -e "$work/$name.vars" ] || cp "$ovmf/OVMF_VARS_4M.fd" "$work/$name.vars"
+    flags=(-drive "if=pflash,format=raw,readonly=on,file=$ovmf/OVMF_CODE_4M.fd" -drive "if=pflash,format=raw,file=$work/$name.vars")
+  fi
+  : >"$work/$name.serial"
+  qemu-system-x86_64 -nodefaults -no-user-config -display none -machine q35 -accel tcg,thread=multi -cpu "${machine_cpu:-Nehalem}" -smp 2 \
+    -m "${machine_mib:-1024}" "${flags[@]}" -serial "file:$work/$name.serial" -watchdog-action reset \
+    -device virtio-scsi-pci,id=scsi -drive "if=none,id=disk,format=${disk##*.},file=$disk,cache=unsafe,discard=unmap" \
+    -device scsi-hd,drive=disk,bus=scsi.0,bootindex=1 -device virtio-rng-pci "$@" </dev/null >"$work/$name.qemu" 2>&1 &
+  machine=$!
+}
+
+await_line() { # NAME PATTERN SECONDS: until the serial line has it; fails when QEMU ends or the time is over
+  local name=$1 pattern=$2 until=$((SECONDS + $3))
+  until grep -aqE "$pattern" "$work/$name.serial"; do
+    kill -0 "$machine" 2>/dev/null || { echo "QEMU ended: $(cat "$work/$name.qemu")" >&2; return 1; }
+    if [ "$SECONDS" -ge "$until" ]; then
+      echo "nothing on the serial line of $name matched \"$pattern\" within $3 s; its end:" >&2
+      tail -n 20 "$work/$name.serial" >&2
+      return 1
+    fi
+    sleep 0.2
+  done
+}
+
+cpu_seconds() { # of QEMU so far
+  awk -v tick="$(getconf CLK_TCK)" '{ sub(/^.*\) /, ""); printf "%.0f\n", ($12 + $13) / tick }' "/proc/$machine/stat"
+}
+
+stop_machine() {
+  [ -n "${machine:-}" ] || return 0
+  kill "$machine" 2>/dev/null || true
+  wait "$machine" 2>/dev/null || true
+  machine=''
+}
