@@ -14,9 +14,10 @@ put_overlay() { # TREE FOLDER: its files, as root's, with no more rights than th
 
 set_up_services() { # TREE ROLE
   local unit
-  for unit in systemd-networkd systemd-resolved systemd-timesyncd nftables sluice-grow-data sluice-lay-out-data sluice-confirm sluice-console "sluice-$2"; do
+  for unit in systemd-networkd systemd-resolved systemd-timesyncd nftables sluice-grow-data sluice-lay-out-data sluice-confirm sluice-console sluice-install "sluice-$2"; do
     chroot "$1" systemctl --quiet enable "$unit.service"
   done
+  [ "$2" = gateway ] || chroot "$1" systemctl --quiet enable sluice-enrol.service
   # Nobody logs in, and nothing is done behind the daemon's back.
   chroot "$1" systemctl --quiet mask getty@.service serial-getty@.service getty.target console-getty.service debug-shell.service \
     emergency.service rescue.service ctrl-alt-del.target systemd-networkd-wait-online.service systemd-firstboot.service \
@@ -60,5 +61,6 @@ make_tree() { # BASE TREE ROLE VERSION BINARIES WORK
   rm -f "$tree"/etc/*- "$tree"/etc/.pwd.lock
   sed -i -E 's/^([^:]+:[^:]*):[0-9]*:/\1:1:/' "$tree/etc/shadow" # the day of the last change is the day of the build
   set_up_services "$tree" "$role"
+  find "$tree" -xdev -exec touch -hd "@$SOURCE_DATE_EPOCH" {} + # the initramfs takes the times of folders from here
   make_initramfs "$tree" "$work"
 }
