@@ -5,6 +5,7 @@
 //! * [`root`]: the proof, BLAKE3 as a tree. [`chunk`]: content-defined pieces. [`keys`]: encryption at rest.
 //! * [`storage`]: where packs lie. [`pack`]: what one looks like.
 //! * [`store`]: lineages, generations and their bytes, over packs and a redb index. [`draft`]: a generation in the making. [`back`]: parts of one for the other end.
+//! * [`image`]: a delta between two images, without a store.
 
 mod anchors;
 pub mod back;
@@ -21,6 +22,7 @@ pub mod fault;
 pub mod fuzz;
 pub mod generation;
 pub mod id;
+pub mod image;
 mod index;
 pub mod ingest;
 pub mod keep;

@@ -250,6 +250,7 @@ impl Worker {
             Action::Measure { id, generation, base } => {
                 Some(blocking(move || back::measure(&tenant, site, id, generation, base)).await?)
             }
+            Action::NoteAppliance(_) => None,
             Action::Admit(_) | Action::Send(_) | Action::Close(_) => None, // not jobs
         };
         // An edge of an older version would end the session over a message that it does not know.

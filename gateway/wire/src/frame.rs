@@ -8,6 +8,7 @@ use crate::message::{
     MAX_FRAME, MAX_MARKS, MAX_MINUTES, MAX_NAME, MAX_SLOTS, MAX_SPAN, MAX_TEST,
 };
 use crate::policy::MAX_DOCUMENT;
+use crate::release::{Appliance, MAX_MANIFEST, MAX_PART, MAX_PARTS, MAX_VERSION, MAX_WHY, Stage};
 use crate::telemetry::MAX_REPORT;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -189,9 +190,23 @@ impl Message for FromEdge {
             FromEdge::PolicyHeld { refused: Some(why), .. } if long_text(why) => Some("refusal too long"),
             FromEdge::Evidence(minutes) if minutes.len() > MAX_MINUTES => Some("more than a day of evidence"),
             FromEdge::Telemetry(report) if report.size() > MAX_REPORT => Some("telemetry over 300 bytes"),
+            FromEdge::Appliance(appliance) => appliance_excess(appliance),
             _ => None,
         }
     }
+}
+
+fn appliance_excess(appliance: &Appliance) -> Option<&'static str> {
+    let versions = appliance.previous.iter().chain([&appliance.version]);
+    if versions.into_iter().any(|version| version.len() > MAX_VERSION) {
+        return Some("a version over 64 characters");
+    }
+    let failed = match &appliance.stage {
+        Stage::Failed { why, .. } => Some(why),
+        _ => None,
+    };
+    let whys = failed.into_iter().chain(appliance.last.iter().map(|trial| &trial.why));
+    whys.into_iter().any(|why| why.chars().count() > MAX_WHY).then_some("a reason over 300 characters")
 }
 
 impl Message for FromGateway {
@@ -207,6 +222,7 @@ impl Message for FromGateway {
             FromGateway::Policy(policy) if policy.document.len() > MAX_DOCUMENT => Some("policy over 64 KiB"),
             FromGateway::Policy(policy) if policy.signature.len() > 64 => Some("signature over 64 bytes"),
             FromGateway::Listed { generations, .. } if long_list(generations) => Some("more than 64 generations"),
+            FromGateway::Release(Some(order)) if order.manifest.len() > MAX_MANIFEST => Some("manifest over 16 KiB"),
             _ => None,
         }
     }
@@ -219,6 +235,7 @@ impl Message for DataRequest {
         match self {
             DataRequest::Test { len } if *len > MAX_TEST => Some("more than 16 MiB of padding"),
             DataRequest::Fetch(fetch) => fetch_excess(fetch),
+            DataRequest::Part(wanted) if wanted.part >= MAX_PARTS => Some("a part behind all parts"),
             _ => None,
         }
     }
@@ -248,6 +265,12 @@ impl Message for DataReply {
             DataReply::Fetched { len, .. } if *len > MAX_FETCHED => Some("a fetched parcel over 9 MiB"),
             DataReply::Fetched { len, offset, .. } if offset > len => {
                 Some("a fetched parcel that begins behind its end")
+            }
+            DataReply::Part(part) if part.len > MAX_PART || part.parts == 0 || part.parts > MAX_PARTS => {
+                Some("a part, or a number of parts, that no release has")
+            }
+            DataReply::Part(part) if part.offset > part.len || part.len > part.total => {
+                Some("a part that begins behind its end, or is longer than all")
             }
             _ => None,
         }

@@ -4,6 +4,7 @@
 //! Variants are only ever added at the end, and only used in a session whose version has them (see [`crate::version`]).
 
 use crate::policy::SignedPolicy;
+use crate::release::{Appliance, Order, PartFollows, PartWanted};
 use crate::telemetry::Report;
 use dedupe::{
     BlockNumber, BlockRun, ByteCount, GenerationId, Kind, LineageId, Mark, Measured, Root, UnixMillis, Wanted,
@@ -96,6 +97,8 @@ pub enum FromEdge {
         /// The one that the edge has.
         base: Option<GenerationId>,
     },
+    /// Which system this appliance runs. Answered by [`FromGateway::Release`]. An edge that is no appliance does not say it. Since version 5.
+    Appliance(Appliance),
 }
 
 /// What the gateway says on a control connection.
@@ -198,6 +201,8 @@ pub enum FromGateway {
         /// What differs.
         measured: Option<Measured>,
     },
+    /// Which release the edge is to run, if a roll-out has reached its site: after each [`FromEdge::Appliance`], and when it changes. Since version 5.
+    Release(Option<Order>),
 }
 
 /// A sealed generation that the gateway holds.
@@ -410,6 +415,8 @@ pub enum DataRequest {
     /// The edge wants a part of a generation back. Answered by [`DataReply::Fetched`] and the bytes of a parcel, or by [`DataReply::Later`]. A gateway that
     /// does not know it gives the stream up. Since version 4.
     Fetch(Fetch),
+    /// The edge wants a part of a release. Answered by [`DataReply::Part`] and its bytes, or by [`DataReply::Later`]. Since version 5.
+    Part(PartWanted),
 }
 
 /// What an edge wants back, and what came of it before.
@@ -479,6 +486,9 @@ pub enum DataReply {
         /// Why.
         why: Wait,
     },
+    /// Answer to [`DataRequest::Part`]; the part's bytes from `offset` on follow, to the end of the stream. Fewer than announced: it goes on later. Since
+    /// version 5.
+    Part(PartFollows),
 }
 
 /// Why something has to wait.

@@ -16,6 +16,7 @@
 use crate::message::{
     Ask, EdgeStatus, FromEdge, FromGateway, GenerationOffer, Hello, Minute, Refusal, VolumeOffer, Welcome,
 };
+use crate::release::Appliance;
 use crate::telemetry::{Hearer, SiteFigures, VolumeFigures};
 use crate::version::Version;
 use dedupe::{BlockRun, GenerationId, LineageId, Root, UnixMillis};
@@ -121,6 +122,8 @@ pub enum Action {
         /// The one that the edge has.
         base: Option<GenerationId>,
     },
+    /// Note which system the edge runs; answered with the release that it is to run.
+    NoteAppliance(Appliance),
     /// Close the connection once everything is sent.
     Close(Refusal),
 }
@@ -255,6 +258,7 @@ fn said(open: &mut Open, version: Version, message: FromEdge) -> Result<Action, 
         FromEdge::Evidence(minutes) => Action::Keep(minutes),
         FromEdge::List { id, lineage, before } => Action::List { id, lineage, before },
         FromEdge::Measure { id, generation, base } => Action::Measure { id, generation, base },
+        FromEdge::Appliance(appliance) => Action::NoteAppliance(appliance),
         FromEdge::Telemetry(report) => {
             open.telemetry.hear(&report).map_err(|error| error.to_string())?;
             // A volume that is told of before it is announced is known with the next report.

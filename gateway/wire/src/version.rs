@@ -17,10 +17,12 @@ pub enum Version {
     V3,
     /// Adds the way back: [`FromEdge::List`], [`FromEdge::Measure`], their answers, and [`crate::message::DataRequest::Fetch`].
     V4,
+    /// Adds releases of the appliance's system: [`FromEdge::Appliance`], [`FromGateway::Release`], and [`crate::message::DataRequest::Part`].
+    V5,
 }
 
 /// What this build speaks, newest first.
-pub const SPOKEN: [Version; 4] = [Version::V4, Version::V3, Version::V2, Version::V1];
+pub const SPOKEN: [Version; 5] = [Version::V5, Version::V4, Version::V3, Version::V2, Version::V1];
 
 /// ALPN of the connection on which an edge without a certificate enrols.
 pub const ENROL_ALPN: &[u8] = b"sluice-enrol/1";
@@ -28,7 +30,7 @@ pub const ENROL_ALPN: &[u8] = b"sluice-enrol/1";
 /// The peer and this build have no version in common.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "protocol `{0}` is not spoken here (spoken: sluice/4, sluice/3, sluice/2, sluice/1); upgrade the gateway first, then its edges"
+    "protocol `{0}` is not spoken here (spoken: sluice/5, sluice/4, sluice/3, sluice/2, sluice/1); upgrade the gateway first, then its edges"
 )]
 pub struct Unknown(pub String);
 
@@ -52,6 +54,7 @@ impl Version {
             Version::V2 => b"sluice/2",
             Version::V3 => b"sluice/3",
             Version::V4 => b"sluice/4",
+            Version::V5 => b"sluice/5",
         }
     }
 
@@ -76,6 +79,9 @@ impl Version {
             FromEdge::List { .. } | FromEdge::Measure { .. } if self < Version::V4 => {
                 Err(NotInVersion { message: "a question about restoring", since: Version::V4, version: self })
             }
+            FromEdge::Appliance(_) if self < Version::V5 => {
+                Err(NotInVersion { message: "word about the appliance's system", since: Version::V5, version: self })
+            }
             _ => Ok(()),
         }
     }
@@ -96,6 +102,9 @@ impl Version {
             }
             FromGateway::Listed { .. } | FromGateway::Measured { .. } if self < Version::V4 => {
                 Err(NotInVersion { message: "an answer about restoring", since: Version::V4, version: self })
+            }
+            FromGateway::Release(_) if self < Version::V5 => {
+                Err(NotInVersion { message: "an order about a release", since: Version::V5, version: self })
             }
             _ => Ok(()),
         }
@@ -121,17 +130,17 @@ mod tests {
     #[test]
     fn the_newest_common_version_holds() {
         assert_eq!(negotiate(&SPOKEN, &[b"sluice/1"]), Ok(Version::V1));
-        assert_eq!(negotiate(&SPOKEN, &[b"sluice/5", b"sluice/2"]), Ok(Version::V2));
+        assert_eq!(negotiate(&SPOKEN, &[b"sluice/7", b"sluice/2"]), Ok(Version::V2));
         assert_eq!(negotiate(&SPOKEN, &[b"sluice/2", b"sluice/3"]), Ok(Version::V3));
         assert_eq!(negotiate(&[Version::V1], &[b"sluice/2", b"sluice/1"]), Ok(Version::V1));
     }
 
     #[test]
     fn no_common_version_is_refused_by_name() {
-        let refused = negotiate(&SPOKEN, &[b"sluice/6", b"sluice/5"]).unwrap_err();
+        let refused = negotiate(&SPOKEN, &[b"sluice/8", b"sluice/7"]).unwrap_err();
         assert_eq!(
             refused.to_string(),
-            "protocol `sluice/6, sluice/5` is not spoken here (spoken: sluice/4, sluice/3, sluice/2, sluice/1); upgrade the gateway first, then its edges"
+            "protocol `sluice/8, sluice/7` is not spoken here (spoken: sluice/5, sluice/4, sluice/3, sluice/2, sluice/1); upgrade the gateway first, then its edges"
         );
         assert!(Version::from_alpn(b"h3").is_err());
     }
@@ -167,5 +176,15 @@ mod tests {
             "a question about restoring exists since version V4, and this session speaks V3"
         );
         assert!(Version::V3.allows_reply(&FromGateway::Measured { id: 1, measured: None }).is_err());
+    }
+
+    #[test]
+    fn releases_need_version_5() {
+        let order = FromGateway::Release(None);
+        assert!(Version::V5.allows_reply(&order).is_ok());
+        assert_eq!(
+            Version::V4.allows_reply(&order).unwrap_err().to_string(),
+            "an order about a release exists since version V5, and this session speaks V4"
+        );
     }
 }

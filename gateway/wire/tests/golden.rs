@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use wire::frame::{self, Message};
 use wire::message::*;
 use wire::policy::SignedPolicy;
+use wire::release::{Appliance, Order, PartFollows, PartWanted, ReleaseId, Stage, Trial};
 use wire::telemetry::{Report, SiteFigures, Teller, VolumeFigures, VolumeState};
 use wire::version::{ENROL_ALPN, SPOKEN, Version};
 
@@ -77,6 +78,13 @@ fn from_edge() -> Named<FromEdge> {
         ("telemetry", FromEdge::Telemetry(telemetry())),
         ("list", FromEdge::List { id: 8, lineage: LINEAGE, before: 40 }),
         ("measure", FromEdge::Measure { id: 9, generation: GENERATION, base: Some(PARENT) }),
+        ("appliance-idle", FromEdge::Appliance(appliance(Stage::Idle))),
+        (
+            "appliance-fetching",
+            FromEdge::Appliance(appliance(Stage::Fetching { release: NEW, done: 70_000, total: 1_900_000 })),
+        ),
+        ("appliance-installing", FromEdge::Appliance(appliance(Stage::Installing { release: NEW }))),
+        ("appliance-failed", FromEdge::Appliance(appliance(Stage::Failed { release: NEW, why: "no room".into() }))),
     ]
 }
 
@@ -174,9 +182,26 @@ fn from_gateway() -> Named<FromGateway> {
                 measured: Some(Measured { blocks: 300_000, zeroes: 12, ratio: 3_700, sampled: true }),
             },
         ),
+        ("release", FromGateway::Release(Some(Order { manifest: "{}".into(), rollout: 4 }))),
+        ("release-none", FromGateway::Release(None)),
         ("bye", FromGateway::Bye { why: Refusal::Cloned }),
     ]);
     all
+}
+
+const OLD: ReleaseId = ReleaseId([0x88; 32]);
+const NEW: ReleaseId = ReleaseId([0x99; 32]);
+
+fn appliance(stage: Stage) -> Appliance {
+    Appliance {
+        release: OLD,
+        version: "0.1.0+abc".into(),
+        sequence: 1_785_542_400,
+        confirmed: true,
+        previous: Some("0.0.9".into()),
+        stage,
+        last: Some(Trial { release: NEW, confirmed: false, why: "not ready in 600 s".into(), at: NOW }),
+    }
 }
 
 fn held() -> Held {
@@ -250,21 +275,25 @@ fn messages_of_the_edge_keep_their_bytes() {
     // Older versions are the same bytes with fewer messages: one set of files serves all, in a folder for the version that has them first.
     let (first, later): (Vec<_>, Vec<_>) = from_edge().into_iter().partition(|(_, m)| Version::V1.allows(m).is_ok());
     let (second, later): (Vec<_>, Vec<_>) = later.into_iter().partition(|(_, m)| Version::V2.allows(m).is_ok());
-    let (third, fourth): (Vec<_>, Vec<_>) = later.into_iter().partition(|(_, m)| Version::V3.allows(m).is_ok());
+    let (third, later): (Vec<_>, Vec<_>) = later.into_iter().partition(|(_, m)| Version::V3.allows(m).is_ok());
+    let (fourth, fifth): (Vec<_>, Vec<_>) = later.into_iter().partition(|(_, m)| Version::V4.allows(m).is_ok());
     check("v1/from-edge", first);
     check("v2/from-edge", second);
     check("v3/from-edge", third);
     check("v4/from-edge", fourth);
+    check("v5/from-edge", fifth);
 }
 
 #[test]
 fn messages_of_the_gateway_keep_their_bytes() {
     let (first, later): (Vec<_>, Vec<_>) =
         from_gateway().into_iter().partition(|(_, m)| Version::V1.allows_reply(m).is_ok());
-    let (second, fourth): (Vec<_>, Vec<_>) = later.into_iter().partition(|(_, m)| Version::V2.allows_reply(m).is_ok());
+    let (second, later): (Vec<_>, Vec<_>) = later.into_iter().partition(|(_, m)| Version::V2.allows_reply(m).is_ok());
+    let (fourth, fifth): (Vec<_>, Vec<_>) = later.into_iter().partition(|(_, m)| Version::V4.allows_reply(m).is_ok());
     check("v1/from-gateway", first);
     check("v2/from-gateway", second);
     check("v4/from-gateway", fourth);
+    check("v5/from-gateway", fifth);
 }
 
 #[test]
@@ -281,6 +310,10 @@ fn parcels_and_enrolments_keep_their_bytes() {
         "v4/data-reply",
         vec![("fetched", fetched), ("later-closed", later(Wait::Closed)), ("later-busy", later(Wait::Busy))],
     );
+    let wanted = PartWanted { release: NEW, base: Some(OLD), part: 3, have: Some(([0x55; 32], 70_000)) };
+    check("v5/data-request", vec![("part", DataRequest::Part(wanted))]);
+    let follows = PartFollows { parts: 5, total: 1_900_000, len: 90_000, hash: [0x55; 32], offset: 70_000 };
+    check("v5/data-reply", vec![("part", DataReply::Part(follows))]);
     let (requests, replies) = enrolment();
     check("v1/enrol-request", requests);
     check("v1/enrol-reply", replies);
@@ -288,6 +321,6 @@ fn parcels_and_enrolments_keep_their_bytes() {
 
 #[test]
 fn protocol_names_never_change() {
-    assert_eq!(SPOKEN.map(Version::alpn), [b"sluice/4".as_slice(), b"sluice/3", b"sluice/2", b"sluice/1"]);
+    assert_eq!(SPOKEN.map(Version::alpn), [b"sluice/5".as_slice(), b"sluice/4", b"sluice/3", b"sluice/2", b"sluice/1"]);
     assert_eq!(ENROL_ALPN, b"sluice-enrol/1");
 }

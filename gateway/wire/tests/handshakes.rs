@@ -91,8 +91,8 @@ async fn two_versions_back_work_both_ways() {
     let cases: [Case<'_>; 5] = [
         (&SPOKEN, &[b"sluice/1"], Version::V1),
         (&[Version::V1], &BOTH, Version::V1),
-        (&SPOKEN, &[b"sluice/5", b"sluice/3", b"sluice/2"], Version::V3),
-        (&SPOKEN, &[b"sluice/5", b"sluice/2"], Version::V2),
+        (&SPOKEN, &[b"sluice/7", b"sluice/3", b"sluice/2"], Version::V3),
+        (&SPOKEN, &[b"sluice/7", b"sluice/2"], Version::V2),
         (&[Version::V2, Version::V1], &[b"sluice/3", b"sluice/2", b"sluice/1"], Version::V2),
     ];
     for (spoken, alpn, expected) in cases {
@@ -107,7 +107,7 @@ async fn two_versions_back_work_both_ways() {
 async fn a_stranger_version_is_refused_by_name() {
     let (ca, trusted) = authority();
     let gateway = listen(&ca, &trusted, &SPOKEN, UnixMillis(0));
-    let pair = connect(gateway, edge_config(&ca, &trusted, &[b"sluice/6", b"sluice/5"], LATER)).await;
+    let pair = connect(gateway, edge_config(&ca, &trusted, &[b"sluice/8", b"sluice/7"], LATER)).await;
     assert_eq!(pair.edge.unwrap_err(), Ended::NoCommonVersion);
 }
 
