@@ -496,6 +496,14 @@ fn show(status: &Status, json: bool) -> anyhow::Result<()> {
     if let Some(site) = &status.site {
         println!("Site {site}");
     }
+    if let Some(system) = &status.appliance {
+        let state = if system.confirmed { "confirmed" } else { "on trial" };
+        println!("Version {} in slot {}, {state}.", system.version, system.slot);
+        system.doing().iter().for_each(|doing| println!("{doing}"));
+        for last in system.last.iter().filter(|last| !last.confirmed) {
+            println!("Version {} was tried and left: {}.", last.version, last.why);
+        }
+    }
     println!("{}", status.line);
     println!("The line is {}.", status.allowance.sentence);
     for (period, used, limit) in &status.allowance.quotas {

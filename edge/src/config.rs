@@ -1,5 +1,6 @@
 //! The configuration: one TOML file, read into a raw form that refuses unknown fields and turned at once into types that cannot be wrong.
 
+use crate::appliance::ApplianceConfig;
 use crate::budget::{Budget, DEFAULT_MEMORY, MIN_MEMORY};
 use crate::text;
 use dedupe::ByteCount;
@@ -35,6 +36,8 @@ pub struct Config {
     pub http: Option<SocketAddr>,
     /// The page for people at the site; `None`: there is none.
     pub page: Option<PageConfig>,
+    /// Where the appliance says what runs on it.
+    pub appliance: ApplianceConfig,
 }
 
 /// The page for people at the site.
@@ -113,6 +116,10 @@ pub mod defaults {
     pub const HTTP: &str = "127.0.0.1:9471";
     /// Loopback only: at the box itself, or through whatever leads there. A branch's network is given it by name, and then it is TLS.
     pub const PAGE: &str = "127.0.0.1:9472";
+    /// Where `sluice-box` says which release runs.
+    pub const APPLIANCE: &str = "/run/sluice";
+    /// Part of the system, so that only a release changes it.
+    pub const RELEASE_KEYS: &str = "/usr/lib/sluice/release-keys";
     /// Captures more often than this would do nothing but read.
     pub const MIN_INTERVAL: Duration = Duration::from_secs(10);
 }
@@ -133,6 +140,15 @@ struct Raw {
     http: RawHttp,
     /// `"127.0.0.1:9472"`, `"off"`, or `{ listen = "…", names = ["…"] }`.
     page: Option<Spanned<toml::Value>>,
+    #[serde(default)]
+    appliance: RawAppliance,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAppliance {
+    folder: Option<PathBuf>,
+    keys: Option<PathBuf>,
 }
 
 #[derive(Default, Deserialize)]
@@ -177,6 +193,10 @@ impl Config {
             },
             http: page.listen(raw.http.listen)?,
             page: page.page(raw.page)?,
+            appliance: ApplianceConfig {
+                folder: raw.appliance.folder.unwrap_or_else(|| defaults::APPLIANCE.into()),
+                keys: raw.appliance.keys.unwrap_or_else(|| defaults::RELEASE_KEYS.into()),
+            },
         })
     }
 

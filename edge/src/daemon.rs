@@ -20,7 +20,7 @@ use crate::status::{SendingStatus, Status, Surroundings, VolumeStatus, line};
 use crate::volume::Volume;
 use crate::volumes::{VolumeEntry, VolumesError};
 use crate::worker::Worker;
-use crate::{admin, page, text};
+use crate::{admin, appliance, page, text};
 use dedupe::{Encoder, GenerationId, Progress};
 use monitoring::{Check, Health, MetricError, Recent, Registry, ServeError};
 use serde::{Deserialize, Serialize};
@@ -182,6 +182,9 @@ struct Inner {
     shared: Arc<Shared>,
     volumes: Mutex<Vec<(Arc<Volume>, Notify)>>,
     restores: Restores,
+    appliance: appliance::Standing,
+    /// One clone for each export that is served.
+    exports: Arc<()>,
     /// One capture at a time: the memory ceiling has room for one set of workers.
     captures: Semaphore,
     registry: Registry,
@@ -241,6 +244,8 @@ impl Daemon {
             shared,
             volumes: Mutex::default(),
             restores,
+            appliance: appliance::Standing::default(),
+            exports: Arc::default(),
             captures: Semaphore::new(1),
             registry,
             health,
@@ -299,6 +304,7 @@ impl Daemon {
         shared.tracker.spawn(shared.link.clone().run(stop.clone()));
         shared.tracker.spawn(shared.gate.clone().follow(shared.link.line().volumes(), stop.clone()));
         shared.tracker.spawn(self.clone().watch_line());
+        shared.tracker.spawn(appliance::run(self.clone()));
         shared.tracker.spawn(keeper::run(self.clone(), stop));
         self.0.restores.resume(self);
         Ok(())
@@ -367,6 +373,20 @@ impl Daemon {
 
     pub(crate) fn restores(&self) -> &Restores {
         &self.0.restores
+    }
+
+    pub(crate) fn appliance(&self) -> &appliance::Standing {
+        &self.0.appliance
+    }
+
+    /// How many exports are served.
+    pub(crate) fn exports(&self) -> usize {
+        Arc::strong_count(&self.0.exports) - 1
+    }
+
+    /// An export is served until this is dropped.
+    pub(crate) fn note_export(&self) -> Arc<()> {
+        self.0.exports.clone()
     }
 
     pub(crate) fn is_local(&self) -> bool {
@@ -611,6 +631,7 @@ impl Daemon {
             received_bytes: meter.received_bytes,
             volumes,
             restores: self.0.restores.statuses(self),
+            appliance: self.0.appliance.now(),
             link,
         }
     }

@@ -110,6 +110,7 @@ pub(crate) async fn serve(
     mut show: impl FnMut(String),
 ) -> Result<Served, ExportError> {
     let exported = Arc::new(Exported::open(daemon, wish).await?);
+    let _noted = daemon.note_export();
     let (listener, _file) = listen(&wish.socket)?;
     let exports = nbd::Exports::new();
     exports.put("", exported.clone());

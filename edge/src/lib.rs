@@ -8,10 +8,12 @@
 //! * [`source`], [`capture`]: where bytes come from; a volume becomes a generation.
 //! * [`volumes`], [`state`], [`journal`], [`spool`], [`identity`]: everything durable.
 //! * [`sender`]: what is done next for a volume, as a pure state machine; `pipeline` does it; [`pace`] chooses the coder's effort.
-//! * [`link`], [`mod@enrol`]: the line to the gateway. [`restore`]: generations back to the branch.
+//! * [`link`], [`mod@enrol`]: the line to the gateway. [`restore`]: generations back to the branch. [`appliance`]: another release of the box's own system.
 //! * [`daemon`]: all of it together. [`status`], [`admin`], [`metrics`], [`figures`], [`page`], [`diagnostics`]: how it is seen and asked.
 
 pub mod admin;
+pub mod appliance;
+mod arriving;
 pub mod budget;
 pub mod capture;
 pub mod config;

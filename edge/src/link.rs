@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use wire::clock::{KnownTime, machine_time};
 use wire::message::{DataReply, DataRequest, EdgeStatus, FromEdge, FromGateway, Hello, Refusal, Welcome};
+use wire::release::Order;
 use wire::stream::{self, CloseCode, Ended, FrameReader, FrameWriter, Purpose, StreamError};
 use wire::version::SPOKEN;
 
@@ -223,6 +224,7 @@ struct Inner {
     paths: paths::Paths,
     status: Mutex<Option<StatusSource>>,
     repairs: Mutex<Option<RepairSource>>,
+    orders: watch::Sender<Option<Order>>,
 }
 
 /// Makes the parcel for a repair at the gateway; empty when the blocks are not here. Blocks.
@@ -258,6 +260,7 @@ impl Link {
             paths: paths::Paths::default(),
             status: Mutex::new(None),
             repairs: Mutex::new(None),
+            orders: watch::Sender::new(None),
         }))
     }
 
@@ -269,6 +272,11 @@ impl Link {
     /// Follows the sessions: `None` while there is none.
     pub fn sessions(&self) -> watch::Receiver<Option<Arc<Session>>> {
         self.0.session.subscribe()
+    }
+
+    /// Follows which release this edge is to run: what the gateway said last; `None` also before it has said anything.
+    pub(crate) fn orders(&self) -> watch::Receiver<Option<Order>> {
+        self.0.orders.subscribe()
     }
 
     /// Follows the state.

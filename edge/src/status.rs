@@ -4,6 +4,7 @@ mod doing;
 
 pub use doing::{Behind, Doing};
 
+use crate::appliance::ApplianceStatus;
 use crate::gate::Share;
 use crate::line::Standing;
 use crate::link::LinkState;
@@ -42,6 +43,9 @@ pub struct Status {
     /// Restores that run, and the last ones that are over.
     #[serde(default)]
     pub restores: Vec<RestoreStatus>,
+    /// The appliance's system; absent on an edge that is no appliance.
+    #[serde(default)]
+    pub appliance: Option<ApplianceStatus>,
 }
 
 /// One volume.

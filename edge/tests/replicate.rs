@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "cases/appliance.rs"]
+mod appliance;
 mod small_gateway;
 
 use dedupe::ByteOffset;

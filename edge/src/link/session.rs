@@ -96,6 +96,11 @@ impl Session {
         self.version >= Version::V4
     }
 
+    /// Whether the gateway of this session knows releases of the appliance's system.
+    pub fn knows_releases(&self) -> bool {
+        self.version >= Version::V5
+    }
+
     /// Completes when the session is over.
     pub async fn ended(&self) {
         self.ended.cancelled().await;
@@ -332,6 +337,7 @@ impl Parts<'_> {
                 let line = self.link.line().clone();
                 crate::pipeline::blocking(move || line.evidence_held(minute)).await;
             }
+            FromGateway::Release(order) => drop(self.link.0.orders.send_replace(order)),
             FromGateway::Welcome(_) | FromGateway::Bye { .. } => {}
         }
     }

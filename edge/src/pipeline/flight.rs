@@ -84,6 +84,7 @@ impl Flight {
             | DataReply::Joined
             | DataReply::Tested { .. }
             | DataReply::Fetched { .. }
+            | DataReply::Part(_)
             | DataReply::Later { .. } => {
                 let why = "the gateway asked for bytes beyond the parcel's end".into();
                 return Ok(Some(Event::ParcelRefused(number, Refusal::Internal(why))));

@@ -1,16 +1,12 @@
 //! Asks the gateway for one part of a generation and brings it here, durably: a cut, a closed window or a restart costs what is in flight and no more.
-//!
-//! What arrives lies in one file per restore, the *part*: 128 bytes that say what it is and how much of it is durable, then the parcel's bytes. Bytes count only
-//! once they were synced and the head says so.
+//! What arrives lies in one file per restore ([`crate::arriving`]).
 
-use crate::files;
+use crate::arriving::{Arriving, ReceiveError, Stopped};
 use crate::link::{Link, Session};
 use crate::pipeline::blocking;
-use dedupe::{BlockNumber, GenerationId, IngestError, Store, Taken, Wanted, crash_point};
-use std::fs::{File, OpenOptions};
+use dedupe::{BlockNumber, GenerationId, IngestError, Store, Taken, Wanted};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,15 +14,8 @@ use tokio::time::{sleep, timeout};
 use wire::message::{DataReply, DataRequest, Fetch, MAX_FETCHED, Refusal, Wait};
 use wire::stream::{self, FrameReader, StreamError};
 
-const MAGIC: &[u8; 8] = b"SLFETCH\0";
-const VERSION: u32 = 1;
-const HEAD: usize = 128;
-/// Bytes between two syncs: half a second at 16 Mbit/s.
-const SYNC_EVERY: u64 = 1 << 20;
 /// How long the gateway may take to its answer: it waits 20 s for a worker and codes 8 MiB.
 const ANSWER_WITHIN: Duration = Duration::from_secs(120);
-/// An answer of which nothing comes for so long is asked for anew. The gateway gives it up after two minutes.
-const SILENT: Duration = Duration::from_secs(180);
 /// Waits after trouble that passes: this, doubling to the other.
 const WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// The longest wait that a gateway may ask for.
@@ -193,7 +182,7 @@ impl Pull {
     async fn asked(&self, session: &Session, wanted: &Wanted) -> Result<Ended, PullError> {
         let Some(data) = session.data() else { return Ok(Ended::Short) };
         let path = self.part.clone();
-        let have = blocking(move || Part::find(&path)).await.map(|part| (part.hash, part.durable));
+        let have = blocking(move || Arriving::find(&path, MAX_FETCHED)).await.map(|part| (part.hash, part.durable));
         let (mut writer, mut reader) = match stream::open_next(data).await {
             Ok(streams) => streams,
             Err(error) => return Ok(Ended::Trouble(error.to_string())),
@@ -223,7 +212,7 @@ impl Pull {
                 if len > MAX_FETCHED || (offset > 0 && known.is_none()) {
                     return Err(PullError::Damaged("it goes on where nothing was"));
                 }
-                let part = Part { len, hash, durable: offset, until, question: question(wanted) };
+                let part = Arriving { len, hash, durable: offset, note: until.0, question: question(wanted) };
                 self.receive(part, reader).await
             }
             Ok(Ok(_)) => Ok(Ended::Trouble("the gateway gave an answer to something else".into())),
@@ -231,53 +220,36 @@ impl Pull {
     }
 
     /// Takes the bytes until they end.
-    async fn receive(&self, mut part: Part, mut reader: FrameReader) -> Result<Ended, PullError> {
-        let path = self.part.clone();
-        let failed = |source| PullError::File { path: self.part.clone(), source };
-        let begun = part.clone();
-        let file = Arc::new(blocking(move || begun.begin(&path)).await.map_err(failed)?);
-        let mut at = part.durable;
-        let mut gathered: Vec<u8> = Vec::new();
-        let mut ended = None;
-        while ended.is_none() {
-            match timeout(SILENT, reader.raw()).await {
-                Ok(Ok(Some(bytes))) => gathered.extend_from_slice(&bytes),
-                Ok(Ok(None)) => ended = Some(Ended::Short),
-                Ok(Err(error)) => ended = Some(Ended::Trouble(error.to_string())),
-                Err(_) => ended = Some(Ended::Trouble("nothing came any more".into())),
-            }
-            if at + gathered.len() as u64 > part.len {
-                return Err(PullError::Damaged("more bytes came than the parcel has"));
-            }
-            if ended.is_some() || gathered.len() as u64 >= SYNC_EVERY {
-                let (file, bytes, mut next) = (file.clone(), std::mem::take(&mut gathered), part.clone());
-                let end = at + bytes.len() as u64;
-                next.durable = end;
-                self.fetched.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                part = blocking(move || next.add(&file, at, &bytes).map(|()| next)).await.map_err(failed)?;
-                at = end;
-                crash_point("edge.fetch.synced");
-            }
+    async fn receive(&self, part: Arriving, reader: FrameReader) -> Result<Ended, PullError> {
+        let count = |bytes| {
+            self.fetched.fetch_add(bytes, Ordering::Relaxed);
+        };
+        match part.receive(&self.part, reader, count).await {
+            Ok(Stopped::Whole) => Ok(Ended::Whole),
+            Ok(Stopped::Short) => Ok(Ended::Short),
+            Ok(Stopped::Trouble(why)) => Ok(Ended::Trouble(why)),
+            Err(ReceiveError::TooMuch) => Err(PullError::Damaged("more bytes came than the parcel has")),
+            Err(ReceiveError::File(source)) => Err(PullError::File { path: self.part.clone(), source }),
         }
-        Ok(if at == part.len { Ended::Whole } else { ended.expect("it ended") })
     }
 
     /// Whether the answer to this question is here whole.
     async fn whole(&self, wanted: &Wanted) -> Result<bool, PullError> {
         let (path, asked) = (self.part.clone(), question(wanted));
-        let found = blocking(move || Part::find(&path)).await;
+        let found = blocking(move || Arriving::find(&path, MAX_FETCHED)).await;
         Ok(found.is_some_and(|part| part.durable == part.len && part.question == asked))
     }
 
     async fn take(&self, wanted: &Wanted) -> Result<(Taken, BlockNumber), IngestError> {
         let (path, store, wanted) = (self.part.clone(), self.store.clone(), wanted.clone());
         blocking(move || {
-            let part = Part::find(&path).ok_or(IngestError::Damaged("it is gone from the disk"))?;
+            let part = Arriving::find(&path, MAX_FETCHED).ok_or(IngestError::Damaged("it is gone from the disk"))?;
             let bytes = part.read(&path).map_err(|_| IngestError::Damaged("it cannot be read back"))?;
             if *blake3::hash(&bytes).as_bytes() != part.hash {
                 return Err(IngestError::Damaged("it hashes to something else"));
             }
-            Ok((store.take(&wanted, part.until, &bytes)?, part.until))
+            let until = BlockNumber(part.note);
+            Ok((store.take(&wanted, until, &bytes)?, until))
         })
         .await
     }
@@ -302,117 +274,9 @@ fn question(wanted: &Wanted) -> [u8; 32] {
     *blake3::hash(&postcard::to_allocvec(wanted).expect("plain data serialises")).as_bytes()
 }
 
-/// The head of a file for what arrives.
-#[derive(Clone, Debug, PartialEq)]
-struct Part {
-    len: u64,
-    hash: [u8; 32],
-    durable: u64,
-    until: BlockNumber,
-    question: [u8; 32],
-}
-
-impl Part {
-    /// What lies at `path`; `None`: nothing that could be gone on with.
-    fn find(path: &Path) -> Option<Part> {
-        let file = File::open(path).ok()?;
-        let mut head = [0; HEAD];
-        file.read_exact_at(&mut head, 0).ok()?;
-        let number = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("8 bytes"));
-        let part = Part {
-            len: number(16),
-            durable: number(24),
-            until: BlockNumber(number(32)),
-            hash: head[40..72].try_into().expect("32 bytes"),
-            question: head[72..104].try_into().expect("32 bytes"),
-        };
-        let there = file.metadata().ok()?.len().checked_sub(HEAD as u64)?;
-        let holds = part.durable <= part.len && part.durable <= there && part.len <= MAX_FETCHED;
-        (holds && part.head() == head).then_some(part)
-    }
-
-    fn head(&self) -> [u8; HEAD] {
-        let mut head = [0; HEAD];
-        head[..8].copy_from_slice(MAGIC);
-        head[8..12].copy_from_slice(&VERSION.to_le_bytes());
-        for (at, number) in [(16, self.len), (24, self.durable), (32, self.until.0)] {
-            head[at..at + 8].copy_from_slice(&number.to_le_bytes());
-        }
-        head[40..72].copy_from_slice(&self.hash);
-        head[72..104].copy_from_slice(&self.question);
-        let check = blake3::hash(&head[..104]);
-        head[104..].copy_from_slice(&check.as_bytes()[..HEAD - 104]);
-        head
-    }
-
-    /// Goes on with the file, or begins it anew.
-    fn begin(&self, path: &Path) -> io::Result<File> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        if self.durable == 0 {
-            file.set_len(0)?;
-        }
-        file.write_all_at(&self.head(), 0)?;
-        file.sync_all()?;
-        files::sync_directory(path.parent().unwrap_or(Path::new(".")))?;
-        Ok(file)
-    }
-
-    /// Adds bytes at `at`, durably, and says so in the head.
-    fn add(&self, file: &File, at: u64, bytes: &[u8]) -> io::Result<()> {
-        file.write_all_at(bytes, HEAD as u64 + at)?;
-        file.sync_data()?;
-        file.write_all_at(&self.head(), 0)?;
-        file.sync_data()
-    }
-
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; self.len as usize];
-        File::open(path)?.read_exact_at(&mut bytes, HEAD as u64)?;
-        Ok(bytes)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn part(len: u64) -> Part {
-        Part { len, hash: [1; 32], durable: 0, until: BlockNumber(9), question: [2; 32] }
-    }
-
-    #[test]
-    fn what_is_durable_is_gone_on_with_and_nothing_else() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x.part");
-        assert_eq!(Part::find(&path), None);
-        let mut begun = part(10);
-        let file = begun.begin(&path).unwrap();
-        begun.durable = 4;
-        begun.add(&file, 0, b"abcd").unwrap();
-        file.write_all_at(b"efgh", HEAD as u64 + 4).unwrap(); // written, not promised: as when the process is killed
-        assert_eq!(Part::find(&path), Some(begun.clone()));
-        let again = begun.begin(&path).unwrap();
-        begun.durable = 10;
-        begun.add(&again, 4, b"ijklmn").unwrap();
-        assert_eq!(begun.read(&path).unwrap(), b"abcdijklmn");
-        again.set_len(HEAD as u64 + 9).unwrap();
-        assert_eq!(Part::find(&path), None, "a shorter file than promised is worth nothing");
-    }
-
-    #[test]
-    fn a_head_that_was_changed_is_no_head() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x.part");
-        let file = part(0).begin(&path).unwrap();
-        for at in 0..HEAD as u64 {
-            let mut byte = [0];
-            file.read_exact_at(&mut byte, at).unwrap();
-            file.write_all_at(&[byte[0] ^ 1], at).unwrap();
-            assert_eq!(Part::find(&path), None, "byte {at}");
-            file.write_all_at(&byte, at).unwrap();
-        }
-        assert!(Part::find(&path).is_some());
-    }
 
     #[test]
     fn another_question_has_another_name() {

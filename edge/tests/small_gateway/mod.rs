@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "part of a test")]
 
+pub(crate) mod releases;
+
 use dedupe::{
     Draft, GenerationId, Keys, Lineage, LocalPacks, NewGeneration, SiteId, Store, StoreOptions, TenantId, UnixMillis,
     Workspace,
@@ -29,6 +31,7 @@ pub(crate) enum Trick {
     RefuseParcelOnce(Refusal),
     RefuseSealOnce(Refusal),
     CutInParcelOnce,
+    CutInPartOnce,
 }
 
 #[derive(Clone)]
@@ -51,6 +54,7 @@ struct Inner {
     refused: AtomicU64,
     repeated: AtomicU64,
     changed: Notify,
+    releases: releases::Releases,
     ingest: tokio::sync::Mutex<()>,
 }
 
@@ -81,6 +85,7 @@ impl SmallGateway {
             refused: AtomicU64::new(0),
             repeated: AtomicU64::new(0),
             changed: Notify::new(),
+            releases: releases::Releases::default(),
             ingest: tokio::sync::Mutex::default(),
         }));
         tokio::spawn(gateway.clone().accept(endpoint));
@@ -240,6 +245,7 @@ impl SmallGateway {
                 let parcel = store.blocks_parcel(generation, &blocks).unwrap().unwrap_or_default();
                 FromGateway::Blocks { id, parcel }
             }
+            FromEdge::Appliance(appliance) => self.note_appliance(appliance),
             _ => return None,
         })
     }
@@ -307,7 +313,11 @@ impl SmallGateway {
         mut writer: FrameWriter,
         mut reader: FrameReader,
     ) -> Result<(), stream::StreamError> {
-        let DataRequest::Parcel { generation, number, len, hash } = reader.expect().await? else { panic!("a parcel") };
+        let (generation, number, len, hash) = match reader.expect().await? {
+            DataRequest::Parcel { generation, number, len, hash } => (generation, number, len, hash),
+            DataRequest::Part(wanted) => return self.part(connection, wanted, writer, reader).await,
+            _ => panic!("a parcel or a part"),
+        };
         let draft = self.0.drafts.lock().unwrap().get(&generation).cloned().expect("it was offered");
         if number < draft.next_parcel() {
             self.0.repeated.fetch_add(1, Ordering::Relaxed);

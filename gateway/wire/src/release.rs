@@ -24,7 +24,7 @@ pub const MAX_VERSION: usize = 64;
 pub const MAX_WHY: usize = 300;
 
 /// Names a release: the root hash of its image.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReleaseId(pub [u8; 32]);
 
 impl ReleaseId {
@@ -36,6 +36,27 @@ impl ReleaseId {
     /// Reads what [`ReleaseId::hex`] wrote.
     pub fn read(text: &str) -> Option<ReleaseId> {
         HEXLOWER.decode(text.as_bytes()).ok()?.try_into().ok().map(ReleaseId)
+    }
+}
+
+/// 32 bytes on the wire, hexadecimal digits where people read along.
+impl Serialize for ReleaseId {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match to.is_human_readable() {
+            true => to.serialize_str(&self.hex()),
+            false => self.0.serialize(to),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ReleaseId {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<ReleaseId, D::Error> {
+        if !from.is_human_readable() {
+            return <[u8; 32]>::deserialize(from).map(ReleaseId);
+        }
+        let text = std::borrow::Cow::<str>::deserialize(from)?;
+        ReleaseId::read(&text)
+            .ok_or_else(|| serde::de::Error::custom("a release's root hash has 64 hexadecimal digits"))
     }
 }
 

@@ -4,8 +4,12 @@
 //! * [`bundle`]: a release as one file.
 //! * [`slots`]: the two slots of a disk and what the boot loader knows of them.
 //! * [`install`]: a release into the other slot, for a trial.
+//! * [`report`]: what the part that has root and the daemon say to each other.
+//! * [`machine`]: this machine as an appliance.
 
 pub mod bundle;
 pub mod install;
+pub mod machine;
+pub mod report;
 pub mod slots;
 pub mod verity;
