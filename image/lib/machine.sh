@@ -6,6 +6,7 @@
 
 : "${work:?}" # the folder of what belongs to this run
 ovmf=/usr/share/OVMF
+in_branch=() # a command before QEMU's, such as one that leads into a namespace
 
 start_machine() { # NAME FIRMWARE DISK [QEMU'S ARGUMENTS...]: serial line in $work/NAME.serial; sets `machine`
   local name=$1 firmware=$2 disk=$3 flags=()
@@ -15,9 +16,9 @@ start_machine() { # NAME FIRMWARE DISK [QEMU'S ARGUMENTS...]: serial line in $wo
     flags=(-drive "if=pflash,format=raw,readonly=on,file=$ovmf/OVMF_CODE_4M.fd" -drive "if=pflash,format=raw,file=$work/$name.vars")
   fi
   : >"$work/$name.serial"
-  qemu-system-x86_64 -nodefaults -no-user-config -display none -machine q35 -accel tcg,thread=multi -cpu "${machine_cpu:-Nehalem}" -smp 2 \
+  "${in_branch[@]}" qemu-system-x86_64 -nodefaults -no-user-config -display none -machine q35 -accel tcg,thread=multi -cpu "${machine_cpu:-Nehalem}" -smp 2 \
     -m "${machine_mib:-1024}" "${flags[@]}" -serial "file:$work/$name.serial" -watchdog-action reset \
-    -device virtio-scsi-pci,id=scsi -drive "if=none,id=disk,format=${disk##*.},file=$disk,cache=unsafe,discard=unmap" \
+    -device virtio-scsi-pci,id=scsi -drive "if=none,id=disk,format=${disk##*.},file=$disk,cache=${disk_cache:-unsafe},discard=unmap" \
     -device scsi-hd,drive=disk,bus=scsi.0,bootindex=1 -device virtio-rng-pci "$@" </dev/null >"$work/$name.qemu" 2>&1 &
   machine=$!
 }

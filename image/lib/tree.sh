@@ -3,6 +3,10 @@
 # `image` is the folder image/.
 : "${image:?}"
 
+# The time of every file: any would do, but it has to be the same in all versions, or each would have another list of files and another initramfs.
+# When the version was made is told by one file only, /usr/lib/clock-epoch, before which the first process does not let the clock be.
+tree_time=1767225600
+
 put_overlay() { # TREE FOLDER: its files, as root's, with no more rights than they need
   local tree=$1 folder=$2 file mode
   while read -r file; do
@@ -14,7 +18,7 @@ put_overlay() { # TREE FOLDER: its files, as root's, with no more rights than th
 
 set_up_services() { # TREE ROLE
   local unit
-  for unit in systemd-networkd systemd-resolved systemd-timesyncd nftables sluice-grow-data sluice-lay-out-data sluice-confirm sluice-console sluice-install "sluice-$2"; do
+  for unit in systemd-networkd systemd-resolved systemd-timesyncd nftables smartmontools sluice-grow-data sluice-lay-out-data sluice-confirm sluice-watch sluice-console sluice-install "sluice-$2"; do
     chroot "$1" systemctl --quiet enable "$unit.service"
   done
   [ "$2" = gateway ] || chroot "$1" systemctl --quiet enable sluice-enrol.service
@@ -34,7 +38,7 @@ make_initramfs() { # TREE WORK
   mv "$1/boot/$kernel" "$1/boot/vmlinuz"
   kernel=${kernel#vmlinuz-}
   rm -f "$1"/boot/System.map-* "$1"/boot/initrd.img-* "$1"/vmlinuz* "$1"/initrd.img*
-  logged "$2/initramfs.log" chroot "$1" env SOURCE_DATE_EPOCH="$SOURCE_DATE_EPOCH" mkinitramfs -o /boot/initrd.img "$kernel"
+  logged "$2/initramfs.log" chroot "$1" env SOURCE_DATE_EPOCH="$tree_time" mkinitramfs -o /boot/initrd.img "$kernel"
 }
 
 clean() { # TREE: what differs from build to build or that nobody needs
@@ -61,6 +65,9 @@ make_tree() { # BASE TREE ROLE VERSION BINARIES WORK
   rm -f "$tree"/etc/*- "$tree"/etc/.pwd.lock
   sed -i -E 's/^([^:]+:[^:]*):[0-9]*:/\1:1:/' "$tree/etc/shadow" # the day of the last change is the day of the build
   set_up_services "$tree" "$role"
-  find "$tree" -xdev -exec touch -hd "@$SOURCE_DATE_EPOCH" {} + # the initramfs takes the times of folders from here
+  : >"$tree/usr/lib/clock-epoch"
+  find "$tree" -xdev -exec touch -hd "@$tree_time" {} + # the initramfs takes the times of folders from here
   make_initramfs "$tree" "$work"
+  find "$tree/boot" -exec touch -hd "@$tree_time" {} +
+  touch -d "@$SOURCE_DATE_EPOCH" "$tree/usr/lib/clock-epoch"
 }
