@@ -21,7 +21,7 @@ set_up_services() { # TREE ROLE
   for unit in systemd-networkd systemd-resolved systemd-timesyncd nftables smartmontools sluice-grow-data sluice-lay-out-data sluice-confirm sluice-watch sluice-console sluice-install "sluice-$2"; do
     chroot "$1" systemctl --quiet enable "$unit.service"
   done
-  [ "$2" = gateway ] || chroot "$1" systemctl --quiet enable sluice-enrol.service
+  [ "$2" = gateway ] || chroot "$1" systemctl --quiet enable sluice-enrol.service sluice-upgrade.path
   # Nobody logs in, and nothing is done behind the daemon's back.
   chroot "$1" systemctl --quiet mask getty@.service serial-getty@.service getty.target console-getty.service debug-shell.service \
     emergency.service rescue.service ctrl-alt-del.target systemd-networkd-wait-online.service systemd-firstboot.service \
@@ -50,14 +50,15 @@ clean() { # TREE: what differs from build to build or that nobody needs
   ln -s ../run/systemd/resolve/stub-resolv.conf "$1/etc/resolv.conf"
 }
 
-make_tree() { # BASE TREE ROLE VERSION BINARIES WORK
-  local base=$1 tree=$2 role=$3 version=$4 binaries=$5 work=$6
+make_tree() { # BASE TREE ROLE VERSION BINARIES WORK SEQUENCE KEY: KEY is the public one whose releases it takes
+  local base=$1 tree=$2 role=$3 version=$4 binaries=$5 work=$6 sequence=$7 key=$8
   rm -rf --one-file-system "$tree"
   cp -a "$base" "$tree"
   put_overlay "$tree" "$image/rootfs"
   put_overlay "$tree" "$image/roles/$role"
   strip -o "$tree/usr/bin/sluice-$role" "$binaries/sluice-$role"
-  printf 'ROLE=%s\nVERSION=%s\n' "$role" "$version" >"$tree/usr/lib/sluice/release"
+  printf 'ROLE=%s\nVERSION=%s\nSEQUENCE=%s\n' "$role" "$version" "$sequence" >"$tree/usr/lib/sluice/release"
+  printf '# Releases that one of these keys signed are taken.\n%s\n' "$key" >"$tree/usr/lib/sluice/release-keys"
   mkdir -p "$tree"/{data,boot/efi,etc/sluice,var/lib/sluice-"$role"}
   clean "$tree"
   printf 'sluice\n' >"$tree/etc/hostname"

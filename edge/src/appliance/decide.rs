@@ -90,11 +90,6 @@ pub(crate) fn decide(
         return fail(release, format!("version {version} is not newer than version {}, which runs", system.version));
     }
     let handed = here.handed.as_ref().filter(|handed| (handed.release, handed.rollout) == (release, order.rollout));
-    let left = system.last.as_ref().filter(|last| !last.confirmed && last.release == release.hex());
-    if let (Some(last), Some(_)) = (left, handed) {
-        // Only somebody who begins another roll-out may think that it comes out better a second time.
-        return fail(release, format!("it was tried and left: {}", last.why));
-    }
     if let Some(failure) = &here.failure
         && (failure.release, failure.rollout) == (release, order.rollout)
     {
@@ -106,12 +101,15 @@ pub(crate) fn decide(
     let mut whole = false;
     if let Some(handed) = handed {
         let report = here.installing.as_ref().filter(|report| report.release == release.hex());
-        match report.map(|report| &report.state) {
+        let left = system.last.as_ref().filter(|last| !last.confirmed && last.release == release.hex());
+        match (report.map(|report| &report.state), left) {
             _ if here.is_waiting => return Do::Installing(release),
-            Some(InstallState::Running { .. } | InstallState::OnTrial) => return Do::Installing(release),
-            Some(InstallState::Failed { bring_whole: true, .. }) if handed.against_running => whole = true,
-            Some(InstallState::Failed { why, .. }) => return fail(release, why.clone()),
-            None => {}
+            (Some(InstallState::Running { .. } | InstallState::OnTrial), _) => return Do::Installing(release),
+            (Some(InstallState::Failed { bring_whole: true, .. }), _) if handed.against_running => whole = true,
+            (Some(InstallState::Failed { why, .. }), _) => return fail(release, why.clone()),
+            // Only somebody who begins another roll-out may think that it comes out better a second time.
+            (None, Some(last)) => return fail(release, format!("it was tried and left: {}", last.why)),
+            (None, None) => {}
         }
     }
     match &here.fetched {
@@ -248,6 +246,8 @@ mod tests {
         let tried = |rollout| Here { handed: handed(rollout), ..fetched(Some(OLD), true) };
         assert!(refused(&left, manifest(), tried(7)).contains("not ready in 600 s"));
         assert!(matches!(what(&left, manifest(), tried(6)), Do::HandOver { .. }), "another roll-out tries again");
+        let again = Here { is_waiting: true, ..tried(7) };
+        assert_eq!(what(&left, manifest(), again), Do::Installing(NEW), "what is said of the last trial is old");
         let unread = decide(&system(), OLD, &order(), &Err("the signature does not fit".into()), &Here::default());
         assert!(matches!(unread, Do::Fail(Failure { why, .. }) if why.contains("signature")));
         let failure = |rollout| Failure { release: NEW, rollout, why: "no room".into() };

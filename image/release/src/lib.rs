@@ -5,11 +5,12 @@
 //! * [`slots`]: the two slots of a disk and what the boot loader knows of them.
 //! * [`install`]: a release into the other slot, for a trial.
 //! * [`report`]: what the part that has root and the daemon say to each other.
-//! * [`machine`]: this machine as an appliance.
+//! * [`machine`]: this machine as an appliance. [`upgrade`]: another release on it.
 
 pub mod bundle;
 pub mod install;
 pub mod machine;
 pub mod report;
 pub mod slots;
+pub mod upgrade;
 pub mod verity;

@@ -103,6 +103,25 @@ impl Machine {
         })
     }
 
+    /// Where the daemon reads what runs.
+    pub fn system_report(&self) -> PathBuf {
+        self.root.join("run/sluice/system.json")
+    }
+
+    /// Where the daemon reads how an installation stands.
+    pub fn install_report(&self) -> PathBuf {
+        self.root.join("run/sluice/install.json")
+    }
+
+    /// Removes what is known of the last trial, because another one begins.
+    pub(crate) fn forget_last_trial(&self) -> Result<(), (PathBuf, io::Error)> {
+        let path = self.root.join(LAST);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err((path, source)),
+            _ => Ok(()),
+        }
+    }
+
     /// What the daemon is told of it.
     pub fn report(&self, system: &System) -> Result<SystemReport, MachineError> {
         let boot_failed = |error| MachineError::Keys(InstallError::Boot(error));
