@@ -68,7 +68,7 @@ test_smart() {
   new_disk smart
   truncate -s 64M "$work/smart.second"
   start smart bios -drive "if=none,id=failing,format=raw,file=$work/smart.second" -device nvme,drive=failing,serial=failing,smart_critical_warning=4
-  await_line smart 'sluice: disk /dev/nvme0n?1?: .*Critical Warning' 900
+  await_line smart 'sluice: disk: Device: /dev/nvme0, Critical Warning' 900
   await_ready smart A "$version" 600
   cpu=$(cpu_seconds)
   stop_machine

@@ -29,7 +29,7 @@ test_nolink() {
   new_centre 10.0.2.2 "$(free_port)"
   make_site_volume "$work/site.img"
   site_drive "$work/site.img"
-  put_slot_words A "$out/sluice-$role-$version.slot.cfg" sluice.line_seconds=60
+  put_slot_words A "$out/sluice-$role-$version.slot.cfg" sluice.line_seconds=240
 
   start_centre
   start nolink bios "${drives[@]}"
@@ -77,11 +77,12 @@ start_line() { # RATE [OPTIONS OF WANEM...]
   ip -n "$branch" link set lo up && ip -n "$office" link set lo up
   "$wanem" --a "$branch" --b "$office" --rate "$@" </dev/null >"$work/wanem.log" 2>&1 &
   wanem_pid=$!
-  until ip netns exec "$branch" ping -c 1 -W 1 10.99.0.2 >/dev/null 2>&1; do
+  until grep -qs '<->' "$work/wanem.log"; do
     if [ "$SECONDS" -ge "$until" ] || ! kill -0 "$wanem_pid" 2>/dev/null; then
       echo "there is no line: $(tail -n 5 "$work/wanem.log")" >&2
       return 1
     fi
+    sleep 0.1
   done
 }
 
@@ -118,7 +119,12 @@ last_pin() { # NAME: that its screen shows; nothing if it shows none
 }
 
 enter_page() { # PIN; sets `csrf`
+  local until=$((SECONDS + 300))
   rm -f "$work/cookies"
+  until page /login >/dev/null 2>&1; do # what listens behind QEMU's port may come later
+    [ "$SECONDS" -lt "$until" ] || { echo "the page does not answer" >&2; return 1; }
+    sleep 1
+  done
   page /login --data-urlencode "pin=$1" >/dev/null
   csrf=$(page / | grep -oE 'name="csrf" value="[^"]+"' | head -n 1 | cut -d '"' -f 4)
   [ -n "$csrf" ] || { echo "the page did not let the PIN in" >&2; return 1; }
