@@ -16,7 +16,7 @@ start_machine() { # NAME FIRMWARE DISK [QEMU'S ARGUMENTS...]: serial line in $wo
     flags=(-drive "if=pflash,format=raw,readonly=on,file=$ovmf/OVMF_CODE_4M.fd" -drive "if=pflash,format=raw,file=$work/$name.vars")
   fi
   : >"$work/$name.serial"
-  "${in_branch[@]}" qemu-system-x86_64 -nodefaults -no-user-config -display none -machine q35 -accel tcg,thread=multi -cpu "${machine_cpu:-Nehalem}" -smp 2 \
+  "${in_branch[@]}" qemu-system-x86_64 -nodefaults -no-user-config -display none -monitor "unix:$work/$name.monitor,server=on,wait=off" -machine q35 -accel tcg,thread=multi -cpu "${machine_cpu:-Nehalem}" -smp 2 \
     -m "${machine_mib:-1024}" "${flags[@]}" -serial "file:$work/$name.serial" -watchdog-action reset \
     -device virtio-scsi-pci,id=scsi -drive "if=none,id=disk,format=${disk##*.},file=$disk,cache=${disk_cache:-unsafe},discard=unmap" \
     -device scsi-hd,drive=disk,bus=scsi.0,bootindex=1 -device virtio-rng-pci "$@" </dev/null >"$work/$name.qemu" 2>&1 &

@@ -133,7 +133,7 @@ cut_trial() { # COUNT FROM TO WHAT
 }
 
 test_cuts() {
-  local drives second=$work/cuts.second cuts=0
+  local drives second=$work/cuts.second cuts=0 disk_cache=writeback
   RANDOM=$seed
   step "cuts: --seed $seed"
   build next --binaries "$binaries" --until slot

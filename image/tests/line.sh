@@ -141,12 +141,8 @@ second_drive() { # FILE: adds it to QEMU's arguments in `drives`
 }
 
 generations() { # how many of the volume `disk` the gateway has whole
-  at_centre generations --json branch/disk 2>/dev/null | python3 -c 'import json, sys
-try:
-    told = json.load(sys.stdin)
-except ValueError:
-    told = []
-print(len(told if isinstance(told, list) else told.get("generations", [])))'
+  { at_centre generations --json branch/disk 2>/dev/null || echo '{}'; } | python3 -c 'import json, sys
+print(sum(1 for one in json.load(sys.stdin).get("generations", []) if one.get("sealed")))'
 }
 
 await_generation() { # COUNT SECONDS
