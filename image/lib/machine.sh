@@ -5,10 +5,12 @@
 # work may run beside it.
 
 : "${work:?}" # the folder of what belongs to this run
+: "${image:?}" # the folder image/
 ovmf=/usr/share/OVMF
 in_branch=() # a command before QEMU's, such as one that leads into a namespace
 
-start_machine() { # NAME FIRMWARE DISK [QEMU'S ARGUMENTS...]: serial line in $work/NAME.serial; sets `machine`
+# What the serial line says is in $work/NAME.serial; who wants to type connects to $work/NAME.line.
+start_machine() { # NAME FIRMWARE DISK [QEMU'S ARGUMENTS...]: sets `machine`
   local name=$1 firmware=$2 disk=$3 flags=()
   shift 3
   if [ "$firmware" = uefi ]; then
@@ -17,7 +19,8 @@ start_machine() { # NAME FIRMWARE DISK [QEMU'S ARGUMENTS...]: serial line in $wo
   fi
   : >"$work/$name.serial"
   "${in_branch[@]}" qemu-system-x86_64 -nodefaults -no-user-config -display none -monitor "unix:$work/$name.monitor,server=on,wait=off" -machine q35 -accel tcg,thread=multi -cpu "${machine_cpu:-Nehalem}" -smp 2 \
-    -m "${machine_mib:-1024}" "${flags[@]}" -serial "file:$work/$name.serial" -watchdog-action reset \
+    -m "${machine_mib:-1024}" "${flags[@]}" -watchdog-action reset \
+    -chardev "socket,id=line,path=$work/$name.line,server=on,wait=off,logfile=$work/$name.serial" -serial chardev:line \
     -device virtio-scsi-pci,id=scsi -drive "if=none,id=disk,format=${disk##*.},file=$disk,cache=${disk_cache:-unsafe},discard=unmap" \
     -device scsi-hd,drive=disk,bus=scsi.0,bootindex=1 -device virtio-rng-pci "$@" </dev/null >"$work/$name.qemu" 2>&1 &
   machine=$!
@@ -34,6 +37,14 @@ await_line() { # NAME PATTERN SECONDS: until the serial line has it; fails when 
     fi
     sleep 0.2
   done
+}
+
+talk() { # NAME: follows the script on standard input at the serial line (image/lib/talk.py)
+  until [ -S "$work/$1.line" ]; do
+    kill -0 "$machine" 2>/dev/null || { echo "QEMU ended: $(cat "$work/$1.qemu")" >&2; return 1; }
+    sleep 0.1
+  done
+  python3 "$image/lib/talk.py" "$work/$1.line"
 }
 
 cpu_seconds() { # of QEMU so far

@@ -34,12 +34,12 @@ def debian(tree):
 
 
 def crates(daemon):
-    """One component per crate that the daemon is built from on this kind of machine; not what only builds or tests it."""
+    """One component per crate that the daemon and the console are built from on this kind of machine; not what only builds or tests it."""
     command = ["cargo", "metadata", "--format-version", "1", "--locked", "--filter-platform", "x86_64-unknown-linux-gnu"]
     told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     packages = {package["id"]: package for package in told["packages"]}
     nodes = {node["id"]: node for node in told["resolve"]["nodes"]}
-    wanted = [id for id, package in packages.items() if package["name"] == daemon]
+    wanted = [id for id, package in packages.items() if package["name"] in (daemon, "sluice-box")]
     seen = set(wanted)
     while wanted:
         for dependency in nodes[wanted.pop()]["deps"]:

@@ -18,7 +18,7 @@ put_overlay() { # TREE FOLDER: its files, as root's, with no more rights than th
 
 set_up_services() { # TREE ROLE
   local unit
-  for unit in systemd-networkd systemd-resolved systemd-timesyncd nftables smartmontools sluice-grow-data sluice-lay-out-data sluice-confirm sluice-watch sluice-console sluice-install "sluice-$2"; do
+  for unit in systemd-networkd systemd-resolved systemd-timesyncd nftables smartmontools sluice-grow-data sluice-lay-out-data sluice-confirm sluice-watch sluice-install "sluice-$2" sluice-console@{tty1,ttyS0}; do
     chroot "$1" systemctl --quiet enable "$unit.service"
   done
   [ "$2" = gateway ] || chroot "$1" systemctl --quiet enable sluice-enrol.service sluice-upgrade.path
@@ -57,6 +57,7 @@ make_tree() { # BASE TREE ROLE VERSION BINARIES WORK SEQUENCE KEY: KEY is the pu
   put_overlay "$tree" "$image/rootfs"
   put_overlay "$tree" "$image/roles/$role"
   strip -o "$tree/usr/bin/sluice-$role" "$binaries/sluice-$role"
+  strip -o "$tree/usr/bin/sluice-box" "$binaries/sluice-box"
   printf 'ROLE=%s\nVERSION=%s\nSEQUENCE=%s\n' "$role" "$version" "$sequence" >"$tree/usr/lib/sluice/release"
   printf '# Releases that one of these keys signed are taken.\n%s\n' "$key" >"$tree/usr/lib/sluice/release-keys"
   mkdir -p "$tree"/{data,boot/efi,etc/sluice,var/lib/sluice-"$role"}

@@ -47,12 +47,14 @@ never_ready() { # NAME: with a daemon from $work/broken
 
 test_unready() {
   mkdir -p "$work/broken"
+  cp "$binaries"/sluice-{box,release} "$work/broken/"
   cp /bin/false "$work/broken/sluice-$role"
   never_ready unready
 }
 
 test_hangs() {
   mkdir -p "$work/broken"
+  cp "$binaries"/sluice-{box,release} "$work/broken/"
   printf '#include <unistd.h>\nint main(void) { for (;;) pause(); }\n' | cc -O -x c -o "$work/broken/sluice-$role" -
   never_ready hangs
 }

@@ -1,0 +1,132 @@
+//! `sluice-box`: what the appliance says on its screen and its serial line, what can be changed there, and the site's own file.
+
+mod console;
+mod files;
+mod language;
+mod network;
+mod run;
+mod site;
+mod slots;
+mod status;
+mod terminal;
+mod trial;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand, ValueEnum};
+use language::Language;
+use nix::unistd::Group;
+use run::Place;
+use site::Site;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// The end of a console whose terminal is not there, for systemd not to start it again (EX_UNAVAILABLE of sysexits.h).
+const NO_TERMINAL: u8 = 69;
+
+/// The console of the appliance, and the site's own file.
+#[derive(Parser)]
+#[command(name = "sluice-box", version, about, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show how this box is on a terminal, and serve its menu.
+    Console {
+        /// The terminal's device.
+        #[arg(long, value_name = "DEVICE")]
+        tty: PathBuf,
+        /// The language to begin with; a key changes it. The kernel's own screens have English only.
+        #[arg(long, value_enum, default_value = "en")]
+        language: Language,
+    },
+    /// A site's own file, `sluice.toml`.
+    #[command(subcommand)]
+    Site(SiteCommand),
+    /// The network's files.
+    #[command(subcommand)]
+    Network(NetworkCommand),
+}
+
+#[derive(Subcommand)]
+enum SiteCommand {
+    /// Say whether the file can be used.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Put what the file says where the system looks for it.
+    Apply {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Print one value; nothing where the file has none.
+    Value {
+        /// The file.
+        file: PathBuf,
+        /// Which.
+        key: SiteKey,
+    },
+}
+
+/// What the installer asks a site's file for.
+#[derive(Clone, Copy, ValueEnum)]
+enum SiteKey {
+    Disk,
+    Erase,
+}
+
+#[derive(Subcommand)]
+enum NetworkCommand {
+    /// Undo a change that nobody kept. For the start, before networkd.
+    Recover,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Console { tty, language } => return console::serve(&tty, language),
+        Command::Site(command) => site(command),
+        Command::Network(NetworkCommand::Recover) => recover(&Place::real()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn site(command: SiteCommand) -> anyhow::Result<()> {
+    let place = Place::real();
+    match command {
+        SiteCommand::Check { file } => Site::read(&file)?.check_edge(&place, &file)?,
+        SiteCommand::Apply { file } => {
+            let site = Site::read(&file)?;
+            site.check_edge(&place, &file)?;
+            let group = Group::from_name("sluice")?.context("there is no group sluice: this is not the appliance")?;
+            site.apply(&place, Some(group.gid.as_raw()))?;
+        }
+        SiteCommand::Value { file, key } => {
+            let site = Site::read(&file)?;
+            let value = match key {
+                SiteKey::Disk => site.disk,
+                SiteKey::Erase => site.erase,
+            };
+            println!("{}", value.unwrap_or_default());
+        }
+    }
+    Ok(())
+}
+
+fn recover(place: &Place) -> anyhow::Result<()> {
+    let folder = place.path("/run/sluice");
+    std::fs::create_dir_all(&folder)?;
+    // Consoles do not run yet: any lock will do.
+    if trial::recover(&place.path(trial::FOLDER), &folder.join("network.lock"))? {
+        println!("a change of the network that nobody had kept was undone");
+    }
+    Ok(())
+}

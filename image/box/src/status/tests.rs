@@ -1,0 +1,213 @@
+use super::edge::{Captured, Sealed, Volume};
+use super::health::Check;
+use super::*;
+use crate::language::{Language, width};
+use std::fs;
+
+/// What `sluice-edge status --json` printed on a box that had one volume and no gateway.
+const PRINTED: &str = include_str!("printed.json");
+
+const AT: u64 = 1_795_867_048_762 + 20 * 60_000;
+
+fn card(name: &str, has_link: bool) -> Card {
+    let addresses = if has_link { vec![("192.0.2.7".parse().unwrap(), 24)] } else { Vec::new() };
+    Card { name: name.into(), mac: "52:54:00:12:34:56".into(), has_link, is_real: true, addresses }
+}
+
+fn facts() -> Facts {
+    let release = Release { role: Role::Edge, version: "0.1.0+abc".into() };
+    let health = Health { ready: true, checks: vec![Check { name: "line".into(), ok: true, why: None }] };
+    Facts {
+        release,
+        slot: Some('A'),
+        cards: vec![card("ens4", false), card("ens3", true)],
+        enrolled: true,
+        enrol_why: None,
+        pin: None,
+        setup: None,
+        health: Some(health),
+        edge: Some(serde_json::from_str(PRINTED).unwrap()),
+        data: true,
+        at: AT,
+    }
+}
+
+fn shown(facts: &Facts, language: Language) -> String {
+    lines(facts, language).into_iter().map(|line| line.text + "\n").collect()
+}
+
+fn volume(name: &str, captured: u64, sealed: u64) -> Volume {
+    Volume {
+        name: name.into(),
+        captured: Some(Captured { number: captured, captured_at: AT - 60_000 }),
+        sealed: Some(Sealed { number: sealed, at: AT - 3 * 3_600_000 }),
+        ..Volume::default()
+    }
+}
+
+#[test]
+fn a_box_at_work_says_where_it_is_and_how_it_is() {
+    let expected = "\
+Sluice edge 0.1.0+abc, slot A
+  ens3       52:54:00:12:34:56 link up 192.0.2.7/24
+  ens4       52:54:00:12:34:56 no link
+  page       https://192.0.2.7:9472/
+  gateway    link up
+  line       1.6 Mbit/s by the configuration of this edge; there is no policy
+             yet
+  lag        vol: nothing of it is at the gateway yet
+  clock      not set by a time server yet: check NTP
+";
+    assert_eq!(shown(&facts(), Language::English), expected);
+}
+
+#[test]
+fn a_new_box_shows_the_pin_and_what_is_to_be_done() {
+    let new = Facts {
+        enrolled: false,
+        pin: Some("7855 1267".into()),
+        enrol_why: Some("the gateway refuses".into()),
+        ..facts()
+    };
+    let said = shown(&new, Language::English);
+    assert!(said.contains("\n  PIN        7855 1267 (until this box is enrolled)\n"), "{said}");
+    assert!(said.contains("\n  site       not enrolled: choose \"Enrol\" in the menu"), "{said}");
+    assert!(said.contains("\n  enrolment  the gateway refuses\n"), "{said}");
+    assert!(!said.contains("  gateway "), "{said}");
+}
+
+#[test]
+fn a_gateway_shows_its_set_up_code_and_its_own_page() {
+    let release = Release { role: Role::Gateway, version: "1".into() };
+    let said = shown(
+        &Facts { release, setup: Some("https://x/welcome CODE".into()), edge: None, ..facts() },
+        Language::English,
+    );
+    assert!(said.contains("  set-up     https://x/welcome CODE\n"), "{said}");
+    assert!(
+        said.contains("https://192.0.2.7:9443/") && !said.contains("enrolled") && !said.contains("  gateway "),
+        "{said}"
+    );
+}
+
+#[test]
+fn what_is_wrong_is_said_in_the_daemons_words() {
+    let mut ill = facts();
+    ill.data = false;
+    let check = |name: &str, why: &str| Check { name: name.into(), ok: false, why: Some(why.into()) };
+    ill.health = Some(Health {
+        ready: false,
+        checks: vec![check("line", "the gateway does not answer"), check("store", "disk full")],
+    });
+    let said = shown(&ill, Language::English);
+    assert!(said.contains("  gateway    the gateway does not answer\n"), "{said}");
+    assert!(said.contains("  trouble    store: disk full\n"), "{said}");
+    assert!(said.contains("  The data partition cannot be used: nothing is replicated.\n"), "{said}");
+    ill.health = None;
+    assert!(shown(&ill, Language::English).contains("  gateway    the daemon does not answer yet\n"));
+}
+
+#[test]
+fn the_lag_and_the_next_window_are_said_in_hours() {
+    let mut busy = facts();
+    let edge = busy.edge.as_mut().unwrap();
+    edge.allowance.open = false;
+    edge.allowance.sentence = "closed until Sat 2026-11-28 19:30 by the schedule (closed)".into();
+    edge.allowance.until = Some((AT / 1000) as i64 + 3 * 3600 + 20 * 60);
+    edge.volumes = vec![volume("fine", 4, 4), volume("mail", 7, 5), volume("late", 2, 1)];
+    edge.volumes[2].late = Some("late".into());
+    edge.volumes[2].arrives_at = Some((AT / 1000) as i64 + 90_000);
+    let said = shown(&busy, Language::English);
+    let expected = "\
+  line       closed until Sat 2026-11-28 19:30 by the schedule (closed)
+  window     the next one opens in 3 h 20 min
+  lag        late: LATE; 1 behind; the gateway's was verified 3 h 0 min ago,
+             the next in 1 d 1 h
+  lag        mail: 2 behind; the gateway's was verified 3 h 0 min ago
+  lag        fine: none; captured 1 min ago
+";
+    assert!(said.contains(expected), "{said}");
+    let chinese = shown(&busy, Language::Chinese);
+    assert!(chinese.contains(" 3 小时 20 分钟后开放\n") && chinese.contains("mail: 落后 2 代"), "{chinese}");
+}
+
+#[test]
+fn everything_fits_one_screen_in_both_languages() {
+    let mut full = facts();
+    full.cards = (0..40).map(|at| card(&format!("enp{at}s0f0np0"), at % 2 == 0)).collect();
+    full.enrolled = false;
+    full.pin = Some("7855 1267".into());
+    full.enrol_why = Some("word ".repeat(60));
+    full.data = false;
+    let failing = |at: usize| Check { name: format!("check{at}"), ok: false, why: Some("long ".repeat(100)) };
+    full.health = Some(Health { ready: false, checks: (0..5).map(failing).collect() });
+    let edge = full.edge.as_mut().unwrap();
+    edge.allowance.sentence = "long ".repeat(100);
+    edge.allowance.until = Some(i64::MAX);
+    edge.volumes = (0..300).map(|at| volume(&format!("volume-{at}-{}", "x".repeat(90)), 2, 1)).collect();
+    for language in [Language::English, Language::Chinese] {
+        let lines = lines(&full, language);
+        assert!(lines.len() <= 22, "{} lines", lines.len());
+        for line in lines {
+            assert!(width(&line.text) < 80, "{}", line.text);
+        }
+    }
+    assert!(shown(&full, Language::English).contains("and 35 more cards\n"));
+}
+
+#[test]
+fn what_others_wrote_cannot_steer_the_screen() {
+    let mut evil = facts();
+    evil.edge.as_mut().unwrap().site = Some("a\x1b[2J\x07\nb".into());
+    for line in lines(&evil, Language::English) {
+        assert!(!line.text.chars().any(char::is_control), "{:?}", line.text);
+    }
+}
+
+#[test]
+fn chinese_says_all_that_is_ours_in_chinese() {
+    let said = shown(&facts(), Language::Chinese);
+    for expected in [
+        "Sluice edge 0.1.0+abc，系统槽 A\n",
+        "  ens3       52:54:00:12:34:56 已接通 192.0.2.7/24\n",
+        "  网关       已连接\n",
+        "  网页       https://192.0.2.7:9472/\n",
+    ] {
+        assert!(said.contains(expected), "{expected}\nnot in\n{said}");
+    }
+}
+
+#[test]
+fn a_slot_and_a_release_are_read_and_another_system_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = Place::of(folder.path());
+    for path in ["proc", "usr/lib/sluice"] {
+        fs::create_dir_all(folder.path().join(path)).unwrap();
+    }
+    assert_eq!(slot(&place), None);
+    fs::write(folder.path().join("proc/cmdline"), "root=/dev/x sluice.slot=B sluice.part=1\n").unwrap();
+    assert_eq!(slot(&place), Some('B'));
+    assert!(Release::read(&place).is_err());
+    fs::write(folder.path().join("usr/lib/sluice/release"), "ROLE=edge\nVERSION=1.2\n").unwrap();
+    assert_eq!(Release::read(&place).unwrap(), Release { role: Role::Edge, version: "1.2".into() });
+    fs::write(folder.path().join("usr/lib/sluice/release"), "ROLE=else\n").unwrap();
+    assert!(Release::read(&place).is_err());
+}
+
+#[test]
+fn two_consoles_show_one_pin() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = Place::of(folder.path());
+    for path in ["bin", "run/sluice-console"] {
+        fs::create_dir_all(folder.path().join(path)).unwrap();
+    }
+    let daemon = folder.path().join("bin/sluice-edge");
+    let script = "#!/bin/sh\necho x >>\"$0.asked\"\necho 'page         https://192.0.2.7:9472/'\necho 'fingerprint  AB:CD'\necho 'PIN          7855 126'$(wc -l <\"$0.asked\")' (shown this once)'\n";
+    fs::write(&daemon, script).unwrap();
+    fs::set_permissions(&daemon, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    assert_eq!(pin::pin(&place).as_deref(), Some("7855 1261"));
+    assert_eq!(pin::pin(&place).as_deref(), Some("7855 1261"));
+    let page = new_pin(&place).unwrap();
+    assert_eq!((page.pin.as_str(), page.fingerprint.as_deref()), ("7855 1262", Some("AB:CD")));
+    assert_eq!(pin::pin(&place).as_deref(), Some("7855 1262"));
+}
