@@ -13,25 +13,25 @@ start_at_console() { # with a stick, and a card whose page is looked for at an a
 ask_for_address() { # ADDRESS: the steps from the status to a trial of it on the first card
   cat <<EOF
 type \\r
-see 30 Number:
+see 120 Number:
 type 1\\r
-see 30 Number:
+see 120 Number:
 type 1\\r
-see 30 VLAN
+see 120 VLAN
 type \\r
-see 30 Address
+see 120 Address
 type $1/24\\r
-see 30 Gateway
+see 120 Gateway
 type 10.0.2.2\\r
-see 30 DNS
+see 120 DNS
 type \\r
-see 30 Time servers
+see 120 Time servers
 type \\r
-see 30 address $1/24, gateway 10\\.0\\.2\\.2
-see 30 Number:
+see 120 address $1/24, gateway 10\\.0\\.2\\.2
+see 120 Number:
 type 1\\r
-see 60 Press K within 120 s
-see 60 $1/24
+see 180 Press K within 120 s
+see 180 $1/24
 EOF
 }
 
@@ -51,62 +51,62 @@ test_console() {
   {
     cat <<'EOF'
 type l
-see 60 系统槽 A
-see 30 按回车进入菜单
+see 180 系统槽 A
+see 120 按回车进入菜单
 type L
-see 60 slot A
-see 30 10\.0\.2\.15/24
-see 30 PIN +[0-9 ]+\(until this box is enrolled\)
-see 30 Press Enter for the menu, L for 中文
+see 180 slot A
+see 120 10\.0\.2\.15/24
+see 120 PIN +[0-9 ]+\(until this box is enrolled\)
+see 120 Press Enter for the menu, L for 中文
 type x
-see 30 Press Enter for the menu\.
-see 60 L for 中文
+see 120 Press Enter for the menu\.
+see 180 L for 中文
 type \r
-see 30 Number:
+see 120 Number:
 type nine\r
-see 30 "nine" is not in the list\. Type a number from 0 to 7 and press Enter\.
+see 120 "nine" is not in the list\. Type a number from 0 to 7 and press Enter\.
 type 1\r
-see 30 Number:
+see 120 Number:
 type 1\r
-see 30 VLAN
+see 120 VLAN
 type 4095\r
-see 30 Not taken: a VLAN is a number from 1 to 4094\. Type it again\.
+see 120 Not taken: a VLAN is a number from 1 to 4094\. Type it again\.
 type \e
-see 30 Number:
+see 120 Number:
 type 0\r
-see 60 L for 中文
+see 180 L for 中文
 EOF
     ask_for_address 10.0.2.77
     cat <<'EOF'
 see 240 The settings from before are back\.
-see 30 Number:
+see 120 Number:
 type 0\r
-see 60 link up
-see 60 10\.0\.2\.15/24
-see 60 L for 中文
+see 180 link up
+see 180 10\.0\.2\.15/24
+see 180 L for 中文
 EOF
     ask_for_address 10.0.2.77
     cat <<'EOF'
 type k
-see 60 Kept\. These settings hold from now on\.
-see 30 Number:
+see 180 Kept\. These settings hold from now on\.
+see 120 Number:
 type 2\r
-see 30 Only its beginning is shown\.
+see 120 Only its beginning is shown\.
 EOF
     printf 'type sluice1.%s\\r\n' "$(head -c 3000 /dev/zero | tr '\0' 'A')"
     cat <<'EOF'
-see 60 sluice1\.\*{2992,}
-see 60 3008 characters\. Asking the gateway
+see 180 sluice1\.\*{2992,}
+see 180 3008 characters\. Asking the gateway
 see 300 Not enrolled:
-see 30 Number:
+see 120 Number:
 type 4\r
-see 60 Writing to /dev/sd[a-z]
+see 180 Writing to /dev/sd[a-z]
 see 300 Written: sluice-diagnostics-
-see 30 Number:
+see 120 Number:
 type 7\r
-see 30 Number:
+see 120 Number:
 type 1\r
-see 30 Restarting
+see 120 Restarting
 see 600 sluice: ready ROLE=edge VERSION=tested SLOT=A
 see 120 10\.0\.2\.77/24
 EOF
@@ -123,33 +123,33 @@ EOF
   cat >"$work/script" <<'EOF'
 see 600 sluice: ready ROLE=edge VERSION=tested SLOT=A
 type \e
-see 60 10\.0\.2\.77/24
+see 180 10\.0\.2\.77/24
 unseen 10\.0\.2\.88
-see 60 L for 中文
+see 180 L for 中文
 type \r
-see 30 Number:
+see 120 Number:
 type 5\r
-see 30 Slot B has version before
-see 30 Type previous
+see 120 Slot B has version before
+see 120 Type previous
 type yes\r
-see 30 Nothing was done
-see 30 Number:
+see 120 Nothing was done
+see 120 Number:
 type 5\r
-see 30 Type previous
+see 120 Type previous
 type previous\r
 see 600 sluice: ready ROLE=edge VERSION=tested SLOT=B
 type \e
-see 60 slot B
-see 60 10\.0\.2\.77/24
-see 60 L for 中文
+see 180 slot B
+see 180 10\.0\.2\.77/24
+see 180 L for 中文
 type \r
-see 30 Number:
+see 120 Number:
 type 6\r
-see 30 Type forget
+see 120 Type forget
 type forget\r
 see 600 sluice: ready ROLE=edge VERSION=tested SLOT=B
 type \e
-see 60 10\.0\.2\.15/24
+see 180 10\.0\.2\.15/24
 EOF
   talk console <"$work/script"
   cpu=$(cpu_seconds)

@@ -202,7 +202,7 @@ impl Terminal {
         };
         let mut bytes = vec![first];
         for _ in 0..more {
-            if !self.has_more(ESCAPE)? || !self.bytes.front().is_some_and(|byte| byte & 0xc0 == 0x80) {
+            if !self.has_more(ESCAPE)? || self.bytes.front().is_none_or(|byte| byte & 0xc0 != 0x80) {
                 return Ok(None);
             }
             bytes.extend(self.bytes.pop_front());
