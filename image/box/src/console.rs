@@ -8,6 +8,8 @@ mod network;
 mod page;
 mod power;
 mod reset;
+pub(crate) mod stick;
+mod upgrade;
 
 use crate::language::{Both, Language, fold};
 use crate::run::{Place, now, record};
@@ -46,6 +48,7 @@ const MENU: &[Entry] = &[
     Entry {
         name: ("Support bundle onto a USB stick", "把诊断信息保存到 U 盘"), roles: BOTH, act: bundle::save
     },
+    Entry { name: ("Upgrade from a USB stick", "用 U 盘升级"), roles: BOTH, act: upgrade::from_stick },
     Entry { name: ("Start the previous version", "启动上一个版本"), roles: BOTH, act: power::previous },
     Entry {
         name: ("Reset: forget everything", "重置：清除所有数据和设置"), roles: BOTH, act: reset::reset

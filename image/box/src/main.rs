@@ -10,6 +10,7 @@ mod slots;
 mod status;
 mod terminal;
 mod trial;
+mod upgrade;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -48,6 +49,14 @@ enum Command {
     /// The network's files.
     #[command(subcommand)]
     Network(NetworkCommand),
+    /// Write what runs to where the daemon reads it.
+    System,
+    /// Put another release into the other slot, for a trial, and start the machine anew.
+    Upgrade {
+        /// The folder into which the daemon brought it; without one, what somebody chose at the console.
+        #[arg(long, value_name = "FOLDER")]
+        brought: Option<PathBuf>,
+    },
 }
 
 #[derive(Subcommand)]
@@ -89,6 +98,9 @@ fn main() -> ExitCode {
         Command::Console { tty, language } => return console::serve(&tty, language),
         Command::Site(command) => site(command),
         Command::Network(NetworkCommand::Recover) => recover(&Place::real()),
+        Command::System => upgrade::tell(),
+        Command::Upgrade { brought: Some(folder) } => upgrade::take_brought(&folder),
+        Command::Upgrade { brought: None } => upgrade::take_chosen(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

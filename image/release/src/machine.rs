@@ -93,7 +93,7 @@ impl Machine {
                 .ok_or(MachineError::Missing("/proc/cmdline", "sluice.root"))?,
             bytes: number(word("sluice.offset")?, "/proc/cmdline", "sluice.offset")?,
             slot,
-            keys: read_keys(&self.root.join(KEYS))?,
+            keys: read_keys(&self.keys())?,
             running: self.root.join("dev/mapper/sluice-root"),
             target: self.root.join(match slot.other() {
                 Slot::A => "dev/sluice/slot-a",
@@ -101,6 +101,11 @@ impl Machine {
             }),
             boot: self.boot(),
         })
+    }
+
+    /// File of the keys whose releases are taken.
+    pub fn keys(&self) -> PathBuf {
+        self.root.join(KEYS)
     }
 
     /// Where the daemon reads what runs.

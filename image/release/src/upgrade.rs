@@ -54,16 +54,14 @@ pub enum From<'a> {
 pub fn upgrade(machine: &Machine, from: From<'_>, say: &mut dyn FnMut(u64, u64)) -> Result<Manifest, UpgradeError> {
     let done = attempt(machine, from, say);
     let report = match &done {
-        Ok(manifest) => Some(InstallReport { release: manifest.id.hex(), state: InstallState::OnTrial }),
-        Err(error) => named(from).map(|release| {
+        Ok(manifest) => InstallReport { release: manifest.id.hex(), state: InstallState::OnTrial },
+        Err(error) => {
             let state = InstallState::Failed { why: error.to_string(), bring_whole: error.brings_whole() };
-            InstallReport { release, state }
-        }),
+            InstallReport { release: named(from), state }
+        }
     };
-    if let Some(report) = report {
-        let path = machine.install_report();
-        report::write(&path, &report).map_err(|source| UpgradeError::File { path, source })?;
-    }
+    let path = machine.install_report();
+    report::write(&path, &report).map_err(|source| UpgradeError::File { path, source })?;
     if let From::Daemon(folder) = from {
         // Only now: after a power cut it is done again.
         let path = folder.join(READY);
@@ -77,25 +75,24 @@ pub fn upgrade(machine: &Machine, from: From<'_>, say: &mut dyn FnMut(u64, u64))
     done
 }
 
-/// The release that a failure is about, as far as the daemon said it.
-fn named(from: From<'_>) -> Option<String> {
-    match from {
-        From::Daemon(folder) => report::read::<Ready>(&folder.join(READY)).ok().flatten().map(|ready| ready.release),
-        From::Stick(..) => None,
-    }
+/// The release that it is about, as far as the daemon said it; nothing of one on a stick, which is none of the daemon's business.
+fn named(from: From<'_>) -> String {
+    let From::Daemon(folder) = from else { return String::new() };
+    let ready = report::read::<Ready>(&folder.join(READY)).ok().flatten();
+    ready.map_or_else(String::new, |ready| ready.release)
 }
 
 fn attempt(machine: &Machine, from: From<'_>, say: &mut dyn FnMut(u64, u64)) -> Result<Manifest, UpgradeError> {
     let system = machine.system()?;
-    let (source, allowed, release) = match from {
+    let release = named(from);
+    let (source, allowed) = match from {
         From::Daemon(folder) => {
             let path = folder.join(READY);
             let ready = report::read::<Ready>(&path).and_then(|ready| ready.ok_or(io::ErrorKind::NotFound.into()));
             let ready = ready.map_err(|source| UpgradeError::File { path, source })?;
-            let source = Source::Parts { folder, against_running: ready.against_running };
-            (source, Allowed::Newer, Some(ready.release))
+            (Source::Parts { folder, against_running: ready.against_running }, Allowed::Newer)
         }
-        From::Stick(path, allowed) => (Source::Bundle(path), allowed, None),
+        From::Stick(path, allowed) => (Source::Bundle(path), allowed),
     };
     let report_path = machine.install_report();
     let mut told = 0;
@@ -103,10 +100,8 @@ fn attempt(machine: &Machine, from: From<'_>, say: &mut dyn FnMut(u64, u64)) -> 
         if done >= told + TELL_EVERY || done == total {
             told = done;
             say(done, total);
-            if let Some(release) = &release {
-                let report = InstallReport { release: release.clone(), state: InstallState::Running { done, total } };
-                let _the_next_says_more = report::write(&report_path, &report);
-            }
+            let report = InstallReport { release: release.clone(), state: InstallState::Running { done, total } };
+            let _the_next_says_more = report::write(&report_path, &report);
         }
     };
     let manifest = machine.with_writable_boot(|| install(&system, &source, allowed, &mut progress))??;
