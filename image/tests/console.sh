@@ -90,6 +90,35 @@ EOF
 type k
 see 180 Kept\. These settings hold from now on\.
 see 120 Number:
+type 1\r
+see 120 4  two cards as one
+see 120 Number:
+type 4\r
+see 120 Number:
+type 1\r
+see 120 Number:
+type 1\r
+see 120 How do they work together
+see 120 Number:
+type 1\r
+see 120 VLAN
+type 42\r
+see 120 Address
+type 10.0.3.7/24\r
+see 120 Gateway
+type \r
+see 120 DNS
+type \r
+see 120 Time servers
+type \r
+see 120 bond of .*, active-backup
+see 120 Number:
+type 1\r
+see 180 Press K
+see 180 now: vlan42 10\.0\.3\.7/24
+type r
+see 180 The settings from before are back\.
+see 120 Number:
 type 2\r
 see 120 Only its beginning is shown\.
 EOF

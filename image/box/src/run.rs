@@ -232,9 +232,22 @@ mod tests {
 
     #[test]
     fn a_program_that_hangs_is_killed_with_what_it_started() {
-        // The inner one keeps the pipe open: this returns only because both are gone.
-        let late = run(&mut shell("sleep 1000 & sleep 1000"), Duration::from_millis(300)).unwrap_err();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let late = run(
+            &mut shell(&format!("sleep 1000 & echo $! >{}; wait", file.path().display())),
+            Duration::from_millis(500),
+        )
+        .unwrap_err();
         assert!(matches!(late, RunError::Late { .. }), "{late}");
+        let inner: i32 = std::fs::read_to_string(file.path()).unwrap().trim().parse().unwrap();
+        // It is killed, and then reaped by whoever inherited it.
+        let is_there =
+            || std::fs::read_to_string(format!("/proc/{inner}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+        let until = now() + Duration::from_secs(30);
+        while is_there() {
+            assert!(now() < until, "{inner} still runs");
+            std::thread::sleep(LOOK);
+        }
         // It closes its outputs and stays.
         let late = run(&mut shell("exec >&- 2>&-; sleep 1000"), Duration::from_millis(300)).unwrap_err();
         assert!(matches!(late, RunError::Late { .. }), "{late}");

@@ -83,7 +83,6 @@ impl Site {
 
     /// The error is the line, counted from 1, and what is wrong there.
     fn parse(text: &str) -> Result<Site, (usize, String)> {
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text); // Windows' editors begin files so
         let line = |at: usize| text.as_bytes().iter().take(at).filter(|&&byte| byte == b'\n').count() + 1;
         let site: Site = toml::from_str(text)
             .map_err(|error| (error.span().map_or(1, |span| line(span.start)), without_values(error.message())))?;

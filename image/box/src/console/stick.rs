@@ -126,8 +126,11 @@ fn sticks_of(listed: &str, own: Option<&Path>) -> anyhow::Result<Vec<Stick>> {
     let listed: Listed = serde_json::from_str(listed)?;
     let is_stick = |disk: &Device| (disk.rm || disk.tran.as_deref() == Some("usb")) && Some(disk.path.as_path()) != own;
     let disks = listed.blockdevices.into_iter().filter(is_stick);
-    let volumes = disks.flat_map(|mut disk| std::mem::take(&mut disk.children).into_iter().chain([disk]));
-    let usable = volumes.filter(|volume| volume.fstype.as_deref().is_some_and(|kind| FILE_SYSTEMS.contains(&kind)));
+    let is_usable = |volume: &Device| volume.fstype.as_deref().is_some_and(|kind| FILE_SYSTEMS.contains(&kind));
+    // A stick that is one file system as a whole may look as if it had partitions: they would be the same bytes.
+    let volumes =
+        disks.flat_map(|mut disk| if is_usable(&disk) { vec![disk] } else { std::mem::take(&mut disk.children) });
+    let usable = volumes.filter(is_usable);
     Ok(usable
         .map(|volume| Stick {
             device: volume.path,
@@ -148,7 +151,8 @@ mod tests {
         {"path":"/dev/sdb", "fstype":"iso9660", "label":"SLUICE_INSTALL", "size":8000000000, "tran":"usb", "rm":true, "children": [
             {"path":"/dev/sdb1", "fstype":"iso9660", "label":"SLUICE_INSTALL", "size":1, "tran":null, "rm":true},
             {"path":"/dev/sdb3", "fstype":"vfat", "label":"SLUICE", "size":4194304, "tran":null, "rm":true}]},
-        {"path":"/dev/sdc", "fstype":"exfat", "label":null, "size":64000000000, "tran":"usb", "rm":false},
+        {"path":"/dev/sdc", "fstype":"exfat", "label":null, "size":64000000000, "tran":"usb", "rm":false, "children": [
+            {"path":"/dev/sdc1", "fstype":"exfat", "label":null, "size":64000000000, "tran":null, "rm":false}]},
         {"path":"/dev/sdd", "fstype":"ntfs", "label":"x", "size":64000000000, "tran":"usb", "rm":true},
         {"path":"/dev/sr0", "fstype":null, "label":null, "size":1073741312, "tran":"sata", "rm":true}
     ]}"#;
@@ -165,7 +169,10 @@ mod tests {
 
     #[test]
     fn what_lsblk_of_this_machine_says_is_understood() {
-        match run(Place::real().program("lsblk").args(["-J", "-b", "-o", "PATH,FSTYPE,LABEL,SIZE,TRAN,RM"]), WITHIN) {
+        match run(
+            Place::real().program("lsblk").args(["-J", "-b", "-o", "NAME,PATH,FSTYPE,LABEL,SIZE,TRAN,RM"]),
+            WITHIN,
+        ) {
             Ok(said) if said.status.success() => drop(sticks_of(&said.out, None).unwrap()),
             _ => println!("skipped: lsblk does not work here"),
         }

@@ -195,6 +195,30 @@ fn a_slot_and_a_release_are_read_and_another_system_is_refused() {
 }
 
 #[test]
+fn a_card_in_a_bond_keeps_the_address_that_it_was_made_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let make = |path: &str, text: &str| {
+        let path = folder.path().join("sys/class/net").join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    for (path, text) in [
+        ("bond1/address", "52:54:00:00:00:01\n"),
+        ("bond1/carrier", "1\n"),
+        ("ens4/device/x", ""),
+        ("ens4/address", "52:54:00:00:00:01\n"),
+        ("ens4/bonding_slave/perm_hwaddr", "52:54:00:00:00:02\n"),
+        ("lo/address", "00:00:00:00:00:00\n"),
+    ] {
+        make(path, text);
+    }
+    let cards = cards(&Place::of(folder.path()));
+    let said: Vec<_> =
+        cards.iter().map(|card| (card.name.as_str(), card.mac.as_str(), card.has_link, card.is_real)).collect();
+    assert_eq!(said, [("ens4", "52:54:00:00:00:02", false, true), ("bond1", "52:54:00:00:00:01", true, false)]);
+}
+
+#[test]
 fn two_consoles_show_one_pin() {
     let folder = tempfile::tempdir().unwrap();
     let place = Place::of(folder.path());
