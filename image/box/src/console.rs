@@ -81,7 +81,7 @@ pub(crate) fn serve(tty: &Path, language: Language) -> ExitCode {
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{}: {error:#}", tty.display());
+            eprintln!("{}: {error}", tty.display());
             ExitCode::FAILURE
         }
     }
