@@ -9,18 +9,34 @@
 ovmf=/usr/share/OVMF
 in_branch=() # a command before QEMU's, such as one that leads into a namespace
 
+# QEMU 7.2 without KVM may hang for good when a guest starts again within the same process (it invalidates what it translated of the run before,
+# and does not get to an end). So a start of the guest is one of QEMU, where `machine_restarts` is set.
+run_again() { # COMMAND...
+  local child
+  trap 'kill "$child" 2>/dev/null; wait "$child"; exit' TERM
+  while :; do
+    "$@" &
+    child=$!
+    wait "$child" || exit
+  done
+}
+
 # What the serial line says is in $work/NAME.serial; who wants to type connects to $work/NAME.line.
 start_machine() { # NAME FIRMWARE DISK [QEMU'S ARGUMENTS...]: sets `machine`
-  local name=$1 firmware=$2 disk=$3 flags=()
+  local name=$1 firmware=$2 disk=$3 flags=() before=("${in_branch[@]}")
   shift 3
   if [ "$firmware" = uefi ]; then
     [ -e "$work/$name.vars" ] || cp "$ovmf/OVMF_VARS_4M.fd" "$work/$name.vars"
     flags=(-drive "if=pflash,format=raw,readonly=on,file=$ovmf/OVMF_CODE_4M.fd" -drive "if=pflash,format=raw,file=$work/$name.vars")
   fi
   : >"$work/$name.serial"
-  "${in_branch[@]}" qemu-system-x86_64 -nodefaults -no-user-config -display none -monitor "unix:$work/$name.monitor,server=on,wait=off" -machine q35 -accel tcg,thread=multi -cpu "${machine_cpu:-Nehalem}" -smp 2 \
+  if [ -n "${machine_restarts:-}" ]; then
+    flags+=(-no-reboot)
+    before=(run_again "${in_branch[@]}")
+  fi
+  "${before[@]}" qemu-system-x86_64 -nodefaults -no-user-config -display none -monitor "unix:$work/$name.monitor,server=on,wait=off" -machine q35 -accel tcg,thread=multi -cpu "${machine_cpu:-Nehalem}" -smp 2 \
     -m "${machine_mib:-1024}" "${flags[@]}" -watchdog-action reset \
-    -chardev "socket,id=line,path=$work/$name.line,server=on,wait=off,logfile=$work/$name.serial" -serial chardev:line \
+    -chardev "socket,id=line,path=$work/$name.line,server=on,wait=off,logfile=$work/$name.serial,logappend=on" -serial chardev:line \
     -device virtio-scsi-pci,id=scsi -drive "if=none,id=disk,format=${disk##*.},file=$disk,cache=${disk_cache:-unsafe},discard=unmap" \
     -device scsi-hd,drive=disk,bus=scsi.0,bootindex=1 -device virtio-rng-pci "$@" </dev/null >"$work/$name.qemu" 2>&1 &
   machine=$!
@@ -48,7 +64,10 @@ talk() { # NAME: follows the script on standard input at the serial line (image/
 }
 
 cpu_seconds() { # of QEMU so far
-  awk -v tick="$(getconf CLK_TCK)" '{ sub(/^.*\) /, ""); printf "%.0f\n", ($12 + $13) / tick }' "/proc/$machine/stat"
+  local child
+  child=$(pgrep -P "$machine" || true)
+  cat "/proc/$machine/stat" ${child:+"/proc/$child/stat"} |
+    awk -v tick="$(getconf CLK_TCK)" '{ sub(/^.*\) /, ""); sum += $12 + $13 + $14 + $15 } END { printf "%.0f\n", sum / tick }'
 }
 
 stop_machine() {

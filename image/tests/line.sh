@@ -23,7 +23,7 @@ while True:
 
 # The same version, four times: without a line that comes back for the old one, without a line for both, with a line.
 test_nolink() {
-  local drives
+  local drives machine_restarts=yes
   build next --binaries "$binaries" --until slot
   new_disk nolink
   new_centre 10.0.2.2 "$(free_port)"

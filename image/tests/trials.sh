@@ -27,6 +27,7 @@ test_trial() {
 }
 
 falls_back() { # NAME VERSION WHY: from slot B to A, after two tries
+  local machine_restarts=yes
   start "$1" bios
   await_ready "$1" A "$version" 1800
   cpu=$(cpu_seconds)

@@ -48,12 +48,12 @@ const MENU: &[Entry] = &[
     Entry {
         name: ("Support bundle onto a USB stick", "把诊断信息保存到 U 盘"), roles: BOTH, act: bundle::save
     },
-    Entry { name: ("Upgrade from a USB stick", "用 U 盘升级"), roles: BOTH, act: upgrade::from_stick },
     Entry { name: ("Start the previous version", "启动上一个版本"), roles: BOTH, act: power::previous },
     Entry {
         name: ("Reset: forget everything", "重置：清除所有数据和设置"), roles: BOTH, act: reset::reset
     },
     Entry { name: ("Restart or switch off", "重新启动或关机"), roles: BOTH, act: power::power },
+    Entry { name: ("Upgrade from a USB stick", "用 U 盘升级"), roles: BOTH, act: upgrade::from_stick },
 ];
 
 /// One terminal and the box behind it.
