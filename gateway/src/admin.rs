@@ -10,6 +10,7 @@ mod judge;
 mod people;
 pub mod policy;
 mod proofs;
+mod releases;
 pub mod render;
 mod request;
 mod retention;
@@ -25,6 +26,10 @@ pub use judge::Fault;
 pub use people::{AccountLine, ApprovalLine, AuditFormat, Proposal, ProposedDocument, TokenLine};
 pub use policy::{Bending, PolicyAnswer, PolicyRequest, Signature};
 pub use proofs::{ProofAnswer, ProofLine, ProofRequest, StatementKeyLine};
+pub use releases::{
+    ReleaseAnswer, ReleaseLine, ReleaseRequest, RingLine, RolloutAnswer, RolloutLine, RolloutRequest, StepLine,
+    VersionLine,
+};
 pub use request::{AccountRequest, Authority, Request};
 pub use retention::{LockLine, On, PendingLine, RetentionAnswer, RetentionRequest};
 pub use targets::{TargetAnswer, TargetRequest};
@@ -176,6 +181,9 @@ pub enum AdminError {
     /// Something is kept, or not deleted.
     #[error(transparent)]
     Retention(#[from] crate::retention::RetentionError),
+    /// A release or a roll-out.
+    #[error(transparent)]
+    Releases(#[from] crate::releases::ReleasesError),
     /// There is no proof under that number.
     #[error("there is no proof {0}; `sluice-gateway proof list` lists those that there are")]
     NoProof(u64),

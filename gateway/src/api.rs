@@ -16,6 +16,8 @@
 //!   jobs         long work, with progress
 //!   retention    locks, and what is to be deleted
 //!   proofs       what the gateway states and signs
+//!   releases     releases of the appliance's system, and what sites run
+//!   rollouts     releases on their way to sites, in rings
 //!   people       accounts, API tokens, approvals, audit log
 //!   system       tenants, workers, grants, authorities, settings
 //! ```
@@ -33,7 +35,9 @@ pub(crate) mod people;
 pub(crate) mod policy;
 pub mod problem;
 pub(crate) mod proofs;
+pub(crate) mod releases;
 pub(crate) mod retention;
+pub(crate) mod rollouts;
 mod session;
 pub(crate) mod sites;
 pub(crate) mod system;
@@ -86,6 +90,7 @@ const PER_PAGE: u32 = 100;
         (name = "jobs", description = "Long work"),
         (name = "retention", description = "What may not be deleted, and what is to be"),
         (name = "proofs", description = "What the gateway states and signs for whoever asks later"),
+        (name = "releases", description = "Releases of the appliance's system, what sites run, and roll-outs"),
         (name = "people", description = "Accounts, approvals, audit log"),
         (name = "system", description = "The gateway itself")
     )
@@ -107,6 +112,8 @@ fn routes() -> OpenApiRouter<Arc<Web>> {
         .merge(people::routes())
         .merge(retention::routes())
         .merge(proofs::routes())
+        .merge(releases::routes())
+        .merge(rollouts::routes())
         .merge(system::routes())
 }
 

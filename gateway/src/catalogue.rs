@@ -2,7 +2,7 @@
 //!
 //! What it knows of lines (policies, audit, evidence) is in `catalogue/policies.rs`, of people and programs in `catalogue/people.rs`, what edges
 //! told in `catalogue/telemetry.rs`, of targets and what was put there in `catalogue/rehydrations.rs`, what it stated and signed in `catalogue/proofs.rs`,
-//! what may not be deleted and what is to be in `catalogue/retention.rs`.
+//! what may not be deleted and what is to be in `catalogue/retention.rs`, releases of the appliance's system in `catalogue/releases.rs`.
 //!
 //! The API is the narrow waist for a shared database later: each method is one transaction, and nothing of redb shows.
 
@@ -10,12 +10,14 @@ mod people;
 mod policies;
 mod proofs;
 mod rehydrations;
+mod releases;
 mod retention;
 mod telemetry;
 
 pub use people::{Account, Answered, ApiToken, Approval, AuditRow, NewAudit};
 pub use policies::{EdgePolicy, LineChange, LineEvent, PolicyRow};
 pub use proofs::{NewProof, Proof};
+pub use releases::{ApplianceRow, ReleaseRow};
 pub use retention::{Deed, Lock, LockOn, Pending, PendingState, Term};
 
 use dedupe::{SiteId, TenantId, UnixMillis};
@@ -485,7 +487,7 @@ impl Catalogue {
 fn tables() -> impl Iterator<Item = Table> {
     let own = [SETTINGS, TENANTS, SITES, TOKENS, CERTIFICATES].into_iter();
     let people = policies::TABLES.into_iter().chain(people::TABLES).chain(telemetry::TABLES);
-    own.chain(people).chain(rehydrations::TABLES).chain(proofs::TABLES).chain(retention::TABLES)
+    own.chain(people).chain(rehydrations::TABLES).chain(proofs::TABLES).chain(retention::TABLES).chain(releases::TABLES)
 }
 
 fn insert_certificate(

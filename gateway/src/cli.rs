@@ -5,6 +5,7 @@ mod exports;
 mod people;
 mod policy;
 mod proofs;
+mod releases;
 mod retention;
 mod targets;
 
@@ -15,6 +16,7 @@ use exports::ExportCommand;
 use people::{ApprovalCommand, AuditCommand, UserCommand};
 use policy::{AuthorArgs, Format, HolidaysCommand, OverrideCommand, PolicyCommand};
 use proofs::ProofCommand;
+use releases::{ReleaseCommand, RolloutCommand};
 use retention::{GenerationCommand, RetentionCommand, SiteCommand};
 use sluice_gateway::admin::socket::{self, AskError};
 use sluice_gateway::admin::{Admin, Answer, Authority, PolicyAnswer, PolicyRequest, Report, Request, render};
@@ -201,13 +203,16 @@ pub(crate) enum Command {
         #[command(flatten)]
         author: AuthorArgs,
     },
-    /// End a hold.
+    /// End a hold; or take releases of the appliance's system in, and say which site runs what.
+    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
     Release {
-        /// SITE, or TENANT/SITE.
-        #[arg(long)]
-        site: String,
+        /// Whose hold ends: SITE, or TENANT/SITE.
+        #[arg(long, required = true)]
+        site: Option<String>,
         #[command(flatten)]
-        author: AuthorArgs,
+        author: Option<AuthorArgs>,
+        #[command(subcommand)]
+        what: Option<ReleaseCommand>,
     },
     /// Report what a site's line was used for in a month.
     Report {
@@ -268,6 +273,11 @@ pub(crate) enum Command {
     Proof {
         #[command(subcommand)]
         what: ProofCommand,
+    },
+    /// Roll releases out to sites, in rings, and see how far that is.
+    Rollout {
+        #[command(subcommand)]
+        what: RolloutCommand,
     },
     /// Read and check the audit log.
     Audit {
@@ -375,7 +385,12 @@ fn request_of(command: Command) -> Result<Request> {
         Command::Policy { what } => policy::policy_request(what)?,
         Command::Override { what } => policy::override_request(what),
         Command::Hold { site, author } => Request::Policy(PolicyRequest::Hold { site, author: author.signed() }),
-        Command::Release { site, author } => Request::Policy(PolicyRequest::Release { site, author: author.signed() }),
+        Command::Release { what: Some(what), .. } => releases::request(what)?,
+        Command::Release { site: Some(site), author: Some(author), .. } => {
+            Request::Policy(PolicyRequest::Release { site, author: author.signed() })
+        }
+        Command::Release { .. } => bail!("name the site whose hold ends: --site SITE; or `release import FILE`"),
+        Command::Rollout { what } => releases::rollout(what),
         Command::Holidays { what } => policy::holidays_request(what)?,
         Command::Status => Request::Status,
         Command::Verify { volume, generation } => Request::Verify { volume, generation },

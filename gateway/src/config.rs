@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::Spanned;
+use wire::statement::KeyId;
 
 /// What one gateway is told by its operator.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +35,8 @@ pub struct Config {
     pub reserve: u64,
     /// Pages and API; `None`: they are not served.
     pub web: Option<WebConfig>,
+    /// Keys of whoever makes releases of the appliance's system; empty: those of the software's own maker, see [`crate::releases::KEYS_FILE`].
+    pub release_keys: Vec<KeyId>,
     /// Where other machines may read exports by NBD; `None`: only this machine, by the socket in the state directory.
     pub export: Option<ExportConfig>,
 }
@@ -166,6 +169,14 @@ struct Raw {
     #[serde(default)]
     web: RawWeb,
     export: Option<RawExport>,
+    #[serde(default)]
+    releases: RawReleases,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawReleases {
+    keys: Option<Spanned<Vec<String>>>,
 }
 
 #[derive(Deserialize)]
@@ -235,6 +246,7 @@ impl Config {
             certificate_validity: Duration::from_secs(days * 86_400),
             reserve: page.whole("reserve_mib", raw.reserve_mib, defaults::RESERVE >> 20, 0..=1 << 30)? << 20,
             web: page.web(raw.web, &beside)?,
+            release_keys: page.release_keys(raw.releases)?,
             export: page.export(raw.export, &beside)?,
         })
     }
@@ -264,6 +276,8 @@ impl Config {
              # Libvirt: where domains may be defined and started from afar; templates: a folder of their templates, NAME.xml.\n\
              # A certificate of your own: `certificate` and `key` (PEM); without, one of the gateway's authority.\n\
              [web]\n# listen = {:?}\n# names = [\"gateway.example.org\"]\n# targets = [\"/srv/targets\"]\n# credentials = [\"/etc/sluice/credentials\"]\n# libvirt = \"qemu:///system\"\n# templates = \"/etc/sluice/domains\"\n\n\
+             # Whose releases of the appliance's system are imported: public keys; without, the maker of this software.\n\
+             # [releases]\n# keys = [\"{}\"]\n\n\
              # NBD for other machines; `tls` is a folder with ca-cert.pem, server-cert.pem and server-key.pem.\n\
              # [export]\n# listen = \"[::]:10809\"\n# tls = \"/etc/sluice/nbd\"\n",
             quoted.join(", "),
@@ -274,9 +288,13 @@ impl Config {
             defaults::RETENTION,
             defaults::DELETION_DELAY,
             defaults::WEB,
+            "0".repeat(64),
         )
     }
 }
+
+/// Keys of releases at most: one, and the next, of a few makers.
+const MOST_RELEASE_KEYS: usize = 16;
 
 /// As many decoders as cores: decoding is CPU, and a further one would only hold memory.
 fn default_workers() -> usize {
@@ -319,6 +337,20 @@ impl Page<'_> {
             }
             Err(why) => Err(self.refuse("ingress", &raw, why.to_string())),
         }
+    }
+
+    fn release_keys(&self, raw: RawReleases) -> Result<Vec<KeyId>, ConfigError> {
+        let Some(keys) = raw.keys else { return Ok(Vec::new()) };
+        if keys.get_ref().is_empty() || keys.get_ref().len() > MOST_RELEASE_KEYS {
+            let why =
+                format!("names from 1 to {MOST_RELEASE_KEYS} keys; leave it out to trust the software's own maker");
+            return Err(self.refuse("keys", &keys, why));
+        }
+        let read = |text: &String| {
+            let why = || format!("`{}` is no key: write its 64 hexadecimal digits", crate::text::printable(text));
+            KeyId::read(text.trim()).map_err(|_| self.refuse("keys", &keys, why()))
+        };
+        keys.get_ref().iter().map(read).collect()
     }
 
     fn export(
@@ -558,6 +590,8 @@ mod tests {
             "/etc/sluice/gateway.toml, line 3: `tls`: passwords would travel in the clear: only an address of the loopback, with something in front of it that encrypts, may do without"
         );
         assert!(refused("[web]\nnames = [\"https://gw\"]").contains("`https://gw` is no host name or IP address"));
+        assert!(refused("[releases]\nkeys = []").ends_with("leave it out to trust the software's own maker"));
+        assert!(refused("[releases]\nkeys = [\"ab\"]").contains("line 2: `keys`: `ab` is no key"));
         assert!(refused("[web]\ncertificate = \"a.pem\"").ends_with("`certificate`: needs its `key`, too"));
         assert!(refused("[web]\ntargets = [\"srv\"]").contains("`srv` is not absolute"));
         assert!(refused("[web]\ncredentials = [\"keys\"]").contains("`credentials`: `keys` is not absolute"));

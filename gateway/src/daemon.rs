@@ -296,6 +296,10 @@ fn open_stores(gateway: &Gateway) -> Result<(), StateError> {
             drafts.extend(generations.iter().filter(|generation| !generation.is_sealed()).map(|draft| draft.id));
         }
     }
+    if let Err(error) = gateway.state.tidy_releases() {
+        // Volumes are taken in all the same.
+        tracing::error!(%error, "the store of releases cannot be used; if it is damaged, remove `releases/` of the state directory and import them again");
+    }
     let incoming = gateway.pool.incoming();
     let tidied = incoming.tidy(|generation| drafts.contains(&generation));
     tidied.map_err(|source| FileError { what: "tidy", path: gateway.state.folder().join("incoming"), source })?;

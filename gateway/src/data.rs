@@ -5,6 +5,7 @@ use crate::brake::Brake;
 use crate::incoming::{Announced, Part, has_room};
 use crate::ingest::{AHEAD, Receiving, file_refusal, finish};
 use crate::live::LiveSession;
+use crate::releases;
 use crate::server::Gateway;
 use dedupe::parcel::MAX_PARCEL;
 use quinn::Connection;
@@ -53,6 +54,8 @@ pub(crate) async fn run(
         return;
     }
     let (room, back) = (Arc::new(Semaphore::new(STREAMS)), Arc::new(Semaphore::new(back::AT_ONCE)));
+    // One part of a release at a time: the edge applies them in order.
+    let parts = Arc::new(Semaphore::new(1));
     loop {
         let permit = room.clone().acquire_owned().await.expect("the semaphore is never closed");
         let streams = tokio::select! {
@@ -62,10 +65,11 @@ pub(crate) async fn run(
                 Err(_) => break, // the edge closed it, was cut off, or the session ended
             },
         };
-        let (tasks, gateway, session, back) = (gateway.tasks.clone(), gateway.clone(), session.clone(), back.clone());
+        let (tasks, gateway, session) = (gateway.tasks.clone(), gateway.clone(), session.clone());
+        let (back, parts) = (back.clone(), parts.clone());
         let span = tracing::info_span!("session", session = session.label(), site = session.name);
         let taken = async move {
-            serve(&gateway, &session, streams, (permit, back)).await;
+            serve(&gateway, &session, streams, (permit, back, parts)).await;
         };
         tasks.spawn(taken.instrument(span));
     }
@@ -75,7 +79,7 @@ async fn serve(
     gateway: &Gateway,
     session: &LiveSession,
     (mut writer, mut reader): (FrameWriter, FrameReader),
-    (place, back): (OwnedSemaphorePermit, Arc<Semaphore>),
+    (place, back, parts): (OwnedSemaphorePermit, Arc<Semaphore>, Arc<Semaphore>),
 ) {
     let announced = match tokio::time::timeout(FIRST_WORD, reader.expect::<DataRequest>()).await {
         Ok(Ok(DataRequest::Parcel { generation, number, len, hash })) => Announced { generation, number, len, hash },
@@ -84,6 +88,10 @@ async fn serve(
             // What goes down for minutes takes no parcel's place.
             drop(place);
             return back::serve(gateway, session, (fetch, back.try_acquire_owned()), writer, reader).await;
+        }
+        Ok(Ok(DataRequest::Part(wanted))) => {
+            drop(place);
+            return releases::serve::serve(gateway, session, (wanted, parts.try_acquire_owned()), writer, reader).await;
         }
         _ => return reader.stop(),
     };

@@ -1,7 +1,8 @@
-//! What the gateway itself knows of each site and volume, and of each target (`figures/targets.rs`), for Prometheus.
+//! What the gateway itself knows of each site and volume, of each target (`figures/targets.rs`), and of releases (`figures/releases.rs`), for Prometheus.
 //!
 //! A worker looks every half minute, which is as often as anybody scrapes; what is cheap and changes at once (sessions, the last word) is read at the scrape.
 
+mod releases;
 mod targets;
 
 use crate::catalogue::{Catalogue, CatalogueError, Site, Tenant};
@@ -17,13 +18,14 @@ use crate::workers::Board;
 use crate::workers::Said;
 use dedupe::{BLOCK, Generation, SiteId, UnixMillis};
 use monitoring::{Page, Registry};
+use releases::VersionRow;
 use shaping::Rate;
 use shaping::policy::ClockTrust;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, RwLock, Weak};
 use targets::{MAX_TARGETS, TargetRow};
 
-/// Sites with series of their own: twice as many as one gateway is built for, at 13 series each.
+/// Sites with series of their own: twice as many as one gateway is built for, at 18 series each.
 pub(crate) const MAX_SITES: usize = 1_000;
 /// Volumes with series of their own, of all sites: eight for each of 500, at 5 series each. With the sites' that is what a Prometheus of 200 MB bears.
 const MAX_VOLUMES: usize = 4_000;
@@ -52,6 +54,7 @@ type Kept = HashMap<SiteId, (Windows, Windows)>;
 struct Snapshot {
     sites: Vec<SiteRow>,
     targets: Vec<TargetRow>,
+    rollout: Option<releases::RolloutRow>,
     /// Sites, volumes and targets beyond the bounds.
     dropped: usize,
 }
@@ -66,6 +69,8 @@ struct SiteRow {
     /// Version that the edge holds, and whether it refused the one that it was sent.
     held: Option<(u64, bool)>,
     volumes: Vec<VolumeRow>,
+    /// What it runs, if it is an appliance that said so.
+    version: Option<VersionRow>,
 }
 
 /// What the policy in force says.
@@ -122,6 +127,8 @@ impl Figures {
         let (ends, mut dropped) = (state.catalogue.certificate_ends()?, sites.len().saturating_sub(self.bounds.sites));
         windows.retain(|id, _| sites.iter().any(|site| site.id == *id));
         sites.truncate(self.bounds.sites);
+        let appliances = state.catalogue.appliances()?.into_iter();
+        let mut versions: HashMap<SiteId, VersionRow> = appliances.map(|row| (row.site, row.into())).collect();
         let mut rows = Vec::with_capacity(sites.len());
         let mut room = self.bounds.volumes;
         for tenant in &tenants {
@@ -129,6 +136,7 @@ impl Figures {
             for site in sites.iter().filter(|site| site.tenant == tenant.id) {
                 let mut row = self.site(state, tenant, site, windows)?;
                 row.certificate_end = ends.get(&site.id).copied();
+                row.version = versions.remove(&site.id);
                 row.volumes = volumes.remove(&site.id).unwrap_or_default();
                 dropped += row.volumes.len().saturating_sub(room);
                 row.volumes.truncate(room);
@@ -141,7 +149,7 @@ impl Figures {
         }
         keep(&state.catalogue, windows)?;
         let (targets, more) = targets::read(state, self.bounds.targets)?;
-        Ok(Snapshot { sites: rows, targets, dropped: dropped + more })
+        Ok(Snapshot { sites: rows, targets, rollout: releases::read(state)?, dropped: dropped + more })
     }
 
     fn site(&self, state: &State, tenant: &Tenant, site: &Site, all: &mut Kept) -> Result<SiteRow, StateError> {
@@ -173,6 +181,7 @@ impl Figures {
             rules,
             held: held.map(|held| (held.version, held.refused.is_some())),
             volumes: Vec::new(),
+            version: None,
         })
     }
 
@@ -248,6 +257,7 @@ pub(crate) fn register(registry: &Registry, gateway: &Arc<Gateway>, board: &Arc<
             whole(page, &gateway, &board);
             let snapshot = gateway.figures.snapshot.read().expect("it is only replaced").clone();
             sites(page, &snapshot, &gateway.live.connected_sites(), &gateway.state.telemetry);
+            releases::rollout(page, snapshot.rollout.as_ref());
             targets::page(page, &snapshot.targets, &gateway.state, gateway.state.now());
         }
     });
@@ -362,6 +372,7 @@ fn site_page(page: &mut Page, row: &SiteRow, is_connected: bool, heard: Option<U
         "1 while the site's edge refuses the policy that it was sent.",
         row.held.map(|(_, refused)| refused.into()),
     );
+    releases::site(page, row);
     for volume in &row.volumes {
         volume_page(page, row, volume);
     }

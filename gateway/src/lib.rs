@@ -11,6 +11,7 @@
 //!   figures, windows                what the gateway itself knows of each site and volume, for Prometheus
 //!   proofs                          what the gateway states and signs for whoever asks in years
 //!   retention                       what may not be deleted, what is to be, and how a site ends
+//!   releases                        systems of the appliance: imported, coded against each other, rolled out in rings
 //!   rehydrate                       a generation ──► a file or block device
 //!   admin                           one request enum, handled in one place, over a socket or in the command's own process
 //!   access                          who may do what, and what needs a second person
@@ -45,6 +46,7 @@ pub mod metrics;
 pub mod policies;
 pub mod proofs;
 pub mod rehydrate;
+pub mod releases;
 mod repairs;
 pub mod retention;
 mod scrape;

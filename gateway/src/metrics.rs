@@ -28,6 +28,8 @@ pub struct Metrics {
     pub parcel_bytes: IntCounter,
     /// Bytes of parcels that went back to sites.
     pub fetched_bytes: IntCounter,
+    /// Bytes of parts of releases that went to sites.
+    pub release_bytes: IntCounter,
     /// What they decoded to.
     pub raw_bytes: IntCounter,
     /// How long each took to be decoded, verified and stored.
@@ -81,6 +83,10 @@ impl Metrics {
             fetched_bytes: registry.counter(
                 "sluice_gateway_fetched_bytes_total",
                 "Bytes of parcels that sites fetched to restore volumes.",
+            )?,
+            release_bytes: registry.counter(
+                "sluice_gateway_release_bytes_total",
+                "Bytes of parts of releases that sites fetched to upgrade.",
             )?,
             raw_bytes: registry
                 .counter("sluice_gateway_ingested_bytes_total", "Bytes that those parcels decoded to.")?,

@@ -9,6 +9,7 @@ use crate::grants;
 use crate::ingest::{self, finish, state_refusal};
 use crate::live::{Command, LiveSession, Newcomer, code_of};
 use crate::policies;
+use crate::releases::rollouts;
 use crate::server::Gateway;
 use crate::telemetry;
 use quinn::Connection;
@@ -19,6 +20,7 @@ use tokio::sync::mpsc;
 use tracing::Instrument;
 use wire::identity::{Bearer, PeerIdentity};
 use wire::message::{Answer, Ask, Found, FromEdge, FromGateway, Hello, Refusal, Welcome};
+use wire::release::{Appliance, Order};
 use wire::session::{Action, Event, Session};
 use wire::stream::{self, CloseCode, FrameReader, FrameWriter, StreamError};
 use wire::version::Version;
@@ -250,7 +252,7 @@ impl Worker {
             Action::Measure { id, generation, base } => {
                 Some(blocking(move || back::measure(&tenant, site, id, generation, base)).await?)
             }
-            Action::NoteAppliance(_) => None,
+            Action::NoteAppliance(report) => Some(FromGateway::Release(self.note_appliance(report).await?)),
             Action::Admit(_) | Action::Send(_) | Action::Close(_) => None, // not jobs
         };
         // An edge of an older version would end the session over a message that it does not know.
@@ -351,6 +353,21 @@ impl Worker {
             Ok(FromGateway::Certificate { certificate: issued.certificate, authorities: authorities.trusted() })
         })
         .await
+    }
+
+    /// Notes which system the edge runs; gives what it is to run.
+    async fn note_appliance(&self, report: Appliance) -> Result<Option<Order>, Refusal> {
+        let (state, site) = (self.gateway.state.clone(), self.peer.bearer.site);
+        let connected = self.gateway.live.connected_sites();
+        let noted = move || {
+            rollouts::note(&state, &connected, site, report).map_err(|error| {
+                tracing::error!(%error, "what an appliance said of itself could not be noted");
+                Refusal::Internal("what the appliance runs could not be noted".into())
+            })
+        };
+        let (order, others) = blocking(noted).await?;
+        rollouts::tell(&self.gateway.state, &self.gateway.live, others);
+        Ok(order)
     }
 
     async fn note_seen(&self, software: &str) {

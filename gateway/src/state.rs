@@ -5,6 +5,7 @@
 //!   catalogue.redb            tenants, sites, tokens, certificates; open means: this process owns the state
 //!   ca/                       authorities, and the keys that sign policies and statements
 //!   reset.key                 lets edges notice a restart at once
+//!   releases/                 systems of the appliance, see `releases.rs`
 //!   incoming/                 parcels that have not arrived whole
 //!   tenants/<id>/key          the tenant's store key
 //!   tenants/<id>/index.redb   its index
@@ -21,6 +22,7 @@ use crate::policies;
 use crate::proofs;
 use crate::rehydrate::tally::Tally;
 use crate::rehydrate::{RehydrateError, Where};
+use crate::releases::Releases;
 use crate::repairs::Repairs;
 use crate::telemetry::Telemetry;
 use dedupe::{
@@ -105,6 +107,10 @@ pub struct State {
     pub telemetry: Telemetry,
     /// Generations that are kept of each volume.
     pub retention: usize,
+    /// Bytes that stay free on the disk.
+    pub(crate) reserve: u64,
+    /// Systems of the appliance.
+    pub(crate) releases: Releases,
     tenants: Mutex<HashMap<TenantId, Arc<TenantStore>>>,
     /// What was put onto targets since the start.
     pub(crate) tally: Tally,
@@ -173,6 +179,7 @@ impl State {
         let statement_key = proofs::load_key(&folder.join("ca"), catalogue.has_proofs()?)?;
         let time = Arc::new(KnownTime::new(catalogue.known_time()?));
         files::private_folder(&folder.join("incoming"))?;
+        let releases = Releases::new(&folder, config.release_keys.clone());
         Ok(Arc::new(State {
             folder,
             packs: config.packs.clone(),
@@ -185,6 +192,8 @@ impl State {
             deletion_delay: config.deletion_delay,
             telemetry,
             retention: config.retention,
+            reserve: config.reserve,
+            releases,
             tenants: Mutex::default(),
             tally: Tally::default(),
             runs: Arc::default(),
@@ -364,8 +373,8 @@ pub(crate) fn catalogue_of(folder: &Path) -> PathBuf {
     folder.join("catalogue.redb")
 }
 
-/// The tenant's key; made when there is none.
-fn store_key(path: &Path) -> Result<Keys, StateError> {
+/// The key of a store; made when there is none.
+pub(crate) fn store_key(path: &Path) -> Result<Keys, StateError> {
     let key = files::secret_of(path, KEY_FILE, || {
         let mut key = Zeroizing::new(vec![0; 32]);
         getrandom::fill(&mut key).expect("the operating system has a random source");

@@ -18,6 +18,7 @@
 //!   reports    a month of a line, to be printed and signed
 //!   retention  what is kept, what is to be deleted, and what was proved
 //!   proofs     one proof, to be printed
+//!   releases   which site runs which version, releases, and roll-outs
 //!   approvals  what waits for a second person, and what it would change
 //!   audit      the audit log
 //!   people     accounts, tenants, one's own account and API tokens
@@ -43,6 +44,7 @@ mod parts;
 mod people;
 mod proofs;
 mod quotas;
+mod releases;
 mod reports;
 mod retention;
 mod say;
@@ -94,6 +96,7 @@ pub(crate) fn router(web: Arc<Web>) -> Router {
         .merge(grants::routes())
         .merge(reports::routes())
         .merge(proofs::routes())
+        .merge(releases::routes())
         .merge(targets::routes())
         .merge(exports::routes())
         .merge(domains::routes())

@@ -5,6 +5,7 @@ use crate::grants::{DEAL_EVERY, Dealer};
 use crate::jobs::Jobs;
 use crate::policies;
 use crate::rehydrate::orders;
+use crate::releases::rollouts;
 use crate::repairs;
 use crate::retention::{Kept, held, locks_of};
 use crate::server::{Gateway, server_config};
@@ -36,6 +37,13 @@ const DAILY: Duration = Duration::from_secs(24 * 3600);
 /// Workers whose share of the disk's time can be set, and what it is unless somebody sets it, per cent. Giving room back makes way for edges; reading
 /// everything again has a month.
 const PACED: [(&str, u8); 2] = [(COLLECTION, 50), (SCRUB, 10)];
+/// How often the roll-out looks at the clock: rings soak for hours.
+const ROLLOUTS_EVERY: Duration = Duration::from_secs(60);
+/// How often deltas are looked for; an edge that asks for one wakes their worker.
+const DELTAS_EVERY: Duration = Duration::from_secs(600);
+/// Opens rings and tells edges.
+pub(crate) const ROLLOUTS: &str = "rollouts";
+const DELTAS: &str = "deltas";
 const COLLECTION: &str = "collection";
 const SCRUB: &str = "scrub";
 /// Keeps targets at the latest.
@@ -214,6 +222,13 @@ pub(crate) fn start(
         worker("grants", DEAL_EVERY, work);
     }
     worker("words", WORDS_EVERY, Box::new(|gateway, _| words(gateway)));
+    let runtime = tokio::runtime::Handle::current();
+    let work: Work = Box::new(move |gateway, _| {
+        let _runtime = runtime.enter();
+        roll_out(gateway)
+    });
+    worker(ROLLOUTS, ROLLOUTS_EVERY, work);
+    worker(DELTAS, DELTAS_EVERY, Box::new(deltas));
     let endpoints = endpoints.to_vec();
     let renew = move |gateway: &Arc<Gateway>, _: &Progress| {
         let listens = certificate(gateway, &endpoints);
@@ -237,6 +252,7 @@ pub(crate) fn start(
         loop {
             tokio::select! {
                 () = relay.stop.cancelled() => return,
+                () = relay.state.releases.work.notified() => board.wake(DELTAS),
                 () = relay.work.notified() => {
                     board.wake("retention");
                     board.wake("grants");
@@ -335,6 +351,32 @@ fn figures(gateway: &Gateway, stores: &Check) -> Said {
     }
     let open = gateway.state.open_tenants().len();
     Said::new(format!("{open} stores are open"), format!("已打开 {open} 个存储"))
+}
+
+/// Lets the roll-out take in that time has passed, and tells edges what changed with that.
+fn roll_out(gateway: &Arc<Gateway>) -> Said {
+    let connected = gateway.live.connected_sites();
+    match rollouts::look(&gateway.state, &connected) {
+        Ok(orders) => {
+            let told = orders.len();
+            rollouts::tell(&gateway.state, &gateway.live, orders);
+            Said::new(format!("told {told} sites what they are to run"), format!("已向 {told} 个站点下达版本指令"))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the roll-out could not be looked at");
+            Said::new(format!("could not look at the roll-out: {error}"), format!("无法检查升级推送：{error}"))
+        }
+    }
+}
+
+/// Codes releases against what sites run.
+fn deltas(gateway: &Arc<Gateway>, progress: &Progress) -> Said {
+    match gateway.state.make_deltas(progress) {
+        (_, Some(error)) => {
+            Said::new(format!("could not make a delta between releases: {error}"), format!("无法生成版本差分：{error}"))
+        }
+        (made, None) => Said::new(format!("made {made} deltas between releases"), format!("已生成 {made} 个版本差分")),
+    }
 }
 
 /// Keeps what edges told last.

@@ -5,6 +5,7 @@ use super::exports::ExportLine;
 use super::people::{AccountLine, ApprovalLine, TokenLine};
 use super::policy::PolicyAnswer;
 use super::proofs::ProofAnswer;
+use super::releases::{ReleaseAnswer, RolloutAnswer};
 use super::retention::RetentionAnswer;
 use super::targets::TargetAnswer;
 use crate::catalogue::AuditRow;
@@ -193,6 +194,10 @@ pub enum Answer {
     Proof(ProofAnswer),
     /// What came of a request about locks and deletions.
     Retention(RetentionAnswer),
+    /// What came of a request about releases.
+    Release(ReleaseAnswer),
+    /// What came of a request about roll-outs.
+    Rollout(RolloutAnswer),
     /// The audit log is whole.
     AuditWhole {
         /// Entries.

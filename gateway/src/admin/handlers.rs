@@ -122,6 +122,8 @@ impl Admin {
             Request::AuditCheck => self.audit_check(),
             Request::Retention(request) => self.retention(caller, request),
             Request::Proof(request) => self.proof(caller, &request),
+            Request::Release(request) => self.release(caller, request, report),
+            Request::Rollout(request) => self.rollout(caller, request),
         }
     }
 

@@ -196,6 +196,8 @@ impl Admin {
             Request::Policy(request) => self.policy_subject(caller, request)?,
             Request::Proof(_) => looks(None),
             Request::Retention(request) => self.retention_subject(caller, request)?,
+            Request::Release(request) => self.release_subject(caller, request)?,
+            Request::Rollout(request) => self.rollout_subject(request)?,
         })
     }
 
@@ -520,6 +522,7 @@ impl AdminError {
             E::Stale(_) => Fault::Stale,
             E::Ca(_) => Fault::Conflict,
             E::Retention(error) => error.fault(),
+            E::Releases(error) => error.fault(),
             E::State(_)
             | E::Store(_)
             | E::Rehydrate(_)

@@ -123,6 +123,8 @@ pub fn answer(answer: &Answer) -> String {
         Answer::Target(answer) => super::targets::render::answer(answer),
         Answer::Retention(answer) => super::retention::render(answer),
         Answer::Proof(answer) => super::proofs::render(answer),
+        Answer::Release(answer) => super::releases::render_release(answer),
+        Answer::Rollout(answer) => super::releases::render_rollout(answer),
         Answer::Policy(answer) => super::policy::render::answer(answer),
         Answer::Verified { number, root, bytes: read } => {
             format!(

@@ -4,6 +4,7 @@ use super::domains::DomainRequest;
 use super::exports::ExportRequest;
 use super::policy::PolicyRequest;
 use super::proofs::ProofRequest;
+use super::releases::{ReleaseRequest, RolloutRequest};
 use super::retention::RetentionRequest;
 use super::targets::TargetRequest;
 use crate::access::Role;
@@ -134,14 +135,21 @@ pub enum Request {
     Proof(ProofRequest),
     /// Work with locks, and delete what was kept.
     Retention(RetentionRequest),
+    /// Work with releases of the appliance's system.
+    Release(ReleaseRequest),
+    /// Roll releases out.
+    Rollout(RolloutRequest),
 }
 
 impl Request {
     /// Whether it changes nothing.
     pub fn only_looks(&self) -> bool {
         use PolicyRequest as P;
-        if let Request::Retention(request) = self {
-            return request.only_looks();
+        match self {
+            Request::Retention(request) => return request.only_looks(),
+            Request::Release(request) => return request.only_looks(),
+            Request::Rollout(request) => return request.only_looks(),
+            _ => {}
         }
         matches!(
             self,

@@ -115,7 +115,7 @@ pub(super) fn begun(
     accepted(web, caller, (what, object, Some(tenant)), request)
 }
 
-fn accepted(
+pub(super) fn accepted(
     web: &Arc<Web>,
     caller: &Caller,
     subject: (&'static str, String, Option<dedupe::TenantId>),

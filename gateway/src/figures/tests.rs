@@ -252,6 +252,20 @@ fn a_scrape_of_500_sites_is_quick() {
         delta: Some((123_456_789, 12_345_678)),
         kept: 30,
     };
+    let version = |sequence| {
+        let report = wire::release::Appliance {
+            release: wire::release::ReleaseId([1; 32]),
+            version: "1.0".into(),
+            sequence,
+            confirmed: true,
+            previous: None,
+            stage: wire::release::Stage::Idle,
+            last: None,
+        };
+        let (at, since) = (UnixMillis(9_000), UnixMillis(8_000));
+        crate::catalogue::ApplianceRow { site: SiteId([0; 16]), report, at, since, fetch: None, history: Vec::new() }
+            .into()
+    };
     let site = |number: u16| {
         let mut id = [0; 16];
         id[..2].copy_from_slice(&number.to_be_bytes());
@@ -266,16 +280,17 @@ fn a_scrape_of_500_sites_is_quick() {
             rules: Some(Rules { version: 4, line: 2_000_000, cap: 1_600_000.0, windows }),
             held: Some((4, false)),
             volumes: ["db", "files", "mail"].map(volume).into(),
+            version: Some(version(number.into())),
         }
     };
-    let snapshot = Snapshot { sites: (0..500).map(site).collect(), targets: Vec::new(), dropped: 0 };
+    let snapshot = Snapshot { sites: (0..500).map(site).collect(), targets: Vec::new(), rollout: None, dropped: 0 };
     let begin = Instant::now();
     let mut page = Page::new();
     sites(&mut page, &snapshot, &HashSet::new(), &telemetry);
     let text = page.text().unwrap();
     let took = begin.elapsed();
     println!("a scrape of {} lines, {} bytes: {took:?}", text.lines().count(), text.len());
-    assert_eq!(text.matches("{tenant=\"bank\"").count(), 500 * (13 + 3 * 5));
+    assert_eq!(text.matches("{tenant=\"bank\"").count(), 500 * (18 + 3 * 5));
     assert!(took < Duration::from_secs(1), "a scrape took {took:?}");
 }
 

@@ -112,6 +112,7 @@ pub(super) fn section(place: &str, follows: Option<&str>) -> Option<&'static str
         ("/grants", _) => "/help/noc#grants",
         ("/reports", _) => "/help/operator#report",
         ("/targets", _) => "/help/targets#ask",
+        ("/versions", _) => "/help/operator#versions",
         ("/exports", _) => "/help/targets#exports",
         ("/domains", _) => "/help/targets#domains",
         ("/approvals", _) => "/help/operator#approvals",

@@ -216,6 +216,7 @@ pub(super) fn what(word: &str, language: Language) -> &str {
         "target.test" => language.of("Test a target", "测试目标"),
         "target.look" => language.of("Ask a target what it holds", "查询目标恢复点"),
         "target.give-up" => language.of("Give a run up", "放弃还原"),
+        "release.import" => language.of("Import a release", "导入发行版"),
         "gateway.gc" => language.of("Give room back", "回收空间"),
         "gateway.scrub" => language.of("Scrub", "存储巡检"),
         other => other,

@@ -59,6 +59,43 @@
     once.requestSubmit();
   }
 
+  // A large file travels as it is, and says how far it is; what becomes of it is a job.
+  for (const form of document.querySelectorAll("form[data-upload]")) {
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      const { problem, say, bytes } = window.sluice;
+      const file = form.querySelector("input[type=file]").files[0];
+      if (!file) return;
+      problem(form, null);
+      const bar = form.querySelector("progress");
+      const button = form.querySelector("button");
+      const sent = new XMLHttpRequest();
+      const failed = () => {
+        button.disabled = false;
+        bar.hidden = true;
+        let body = null;
+        try { body = JSON.parse(sent.responseText); } catch { /* no answer, or none that is JSON */ }
+        problem(form, body ?? { title: say("unreachable"), detail: say("unreachable-detail") });
+      };
+      sent.upload.addEventListener("progress", (now) => {
+        bar.max = now.total;
+        bar.value = now.loaded;
+        form.querySelector(".hint").textContent = `${say("sending")}: ${bytes(now.loaded)} / ${bytes(now.total)}`;
+      });
+      sent.addEventListener("load", () => {
+        if (sent.status === 202) location.href = "/jobs/" + JSON.parse(sent.responseText).number;
+        else failed();
+      });
+      sent.addEventListener("error", failed);
+      sent.open("POST", form.dataset.upload);
+      sent.setRequestHeader("X-CSRF-Token", document.getElementById("page").dataset.csrf ?? "");
+      sent.setRequestHeader("Content-Type", "application/octet-stream");
+      button.disabled = true;
+      bar.hidden = false;
+      sent.send(file);
+    });
+  }
+
   // Pages whose figures no event announces ask again, while somebody looks.
   const again = Number(document.querySelector("[data-again]")?.dataset.again ?? 0);
   if (again > 0) {

@@ -179,6 +179,8 @@ fn words(language: Language) -> serde_json::Map<String, serde_json::Value> {
         ("phase:reading packs", "reading packs", "正在读取数据包"),
         ("phase:looking for what nothing needs", "looking for what nothing needs", "正在查找无用数据"),
         ("phase:giving room back", "giving room back", "正在释放空间"),
+        ("phase:importing", "taking the release in", "正在导入发行版"),
+        ("sending", "Sending", "正在上传"),
         ("phase:", "", ""),
     ];
     all.into_iter().map(|(key, english, chinese)| (key.to_owned(), language.of(english, chinese).into())).collect()
@@ -196,6 +198,7 @@ fn entries(visitor: &Visitor) -> Vec<(&'static str, &'static str)> {
         (true, "/grants", language.of("Grants", "带宽分配")),
         (true, "/reports", language.of("Line report", "专线报告")),
         (true, "/targets", language.of("Targets", "目标")),
+        (true, "/versions", language.of("Versions", "版本管理")),
         (true, "/retention", language.of("Retention", "保留")),
         (true, "/approvals", language.of("Approvals", "审批")),
         (true, "/jobs", language.of("Jobs", "任务")),

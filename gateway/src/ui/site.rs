@@ -5,6 +5,7 @@ use super::say::{self, Here};
 use super::shell::{escaped, problem_place};
 use super::{Fault, Shell, Visitor};
 use crate::access::Right;
+use crate::api::releases::site_versions;
 use crate::api::sites::with_site;
 use crate::api::{Problem, named};
 use crate::catalogue::LineEvent;
@@ -61,6 +62,8 @@ async fn show(
         Ok(known) => known,
         Err(problem) => return Err(visitor.fault(problem)),
     };
+    // A site that is no appliance has none.
+    let version = site_versions(&web, &visitor.caller, format!("{tenant}/{site}")).await.ok();
     let (language, now) = (visitor.language, timestamp(web.state.now()));
     let here = Here::at(&known.view, now, language);
     let path = format!("{}/{}", escaped(&tenant), escaped(&site));
@@ -76,6 +79,7 @@ async fn show(
                 @if let Some(ruled) = &known.ruled { (quotas(&known.view, language)) (bends(&known, ruled, &here, &path)) }
                 @else { (no_policy(&known, language, &path)) }
                 (facts(&known, &here, &path))
+                (super::releases::of_site(version.as_ref(), language))
             }
         }
     };

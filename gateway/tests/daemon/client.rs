@@ -144,6 +144,17 @@ impl Client {
         panic!("the stream ended before {next:?}; it said {found:?}");
     }
 
+    /// Sends a file as it is.
+    pub(crate) fn upload(&self, path: &str, bytes: &[u8]) -> Answer {
+        let length = bytes.len().to_string();
+        let headers = [("content-type", "application/octet-stream"), ("content-length", &length)];
+        let mut stream = self.send("POST", path, None, &headers);
+        let _refused_already = stream.write_all(bytes);
+        let mut said = Vec::new();
+        stream.read_to_end(&mut said).unwrap();
+        parsed(&String::from_utf8_lossy(&said))
+    }
+
     fn send(&self, method: &str, path: &str, body: Option<String>, headers: &[(&str, &str)]) -> TcpStream {
         let mut stream = TcpStream::connect(self.address.unwrap()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();

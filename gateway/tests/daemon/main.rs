@@ -16,6 +16,7 @@ mod lines;
 mod pages;
 mod policies;
 mod proofs;
+mod releases;
 mod retention;
 mod schedule;
 mod targets;

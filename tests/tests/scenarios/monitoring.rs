@@ -14,11 +14,16 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// What a scenario cannot have because it takes days: what is recorded of two weeks (`monitoring/tests/content.yml` proves it), and runs of workers whose first
-/// one comes after a day or a month. And a line that is slower than what is allowed: there is none here (`monitoring/tests/line.yml`).
+/// one comes after a day or a month. And a line that is slower than what is allowed: there is none here (`monitoring/tests/line.yml`). And what only appliances
+/// say of themselves (`monitoring/tests/releases.yml`).
 const NEEDS_DAYS: &[&str] = &[
     "volume:sluice_generation_reduction:median2w",
     "volume:sluice_generation_new_bytes:median2w",
     "site:sluice_link_test_below_allowed:bits",
+    "sluice_gateway_site_release_sequence",
+    "sluice_gateway_site_trial_failed",
+    "count by (version) (sluice_gateway_site_release_info)",
+    "sum by (step) (sluice_gateway_rollout_sites)",
     "sluice_gateway_worker_last_run_timestamp_seconds{worker=\"scrub\"}",
     "sluice_gateway_worker_last_run_timestamp_seconds{worker!~\"figures|grants|sites|words|retention|scrub\"}",
 ];
