@@ -28,7 +28,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Web>> {
 
 /// A release with what its maker signed.
 #[derive(Serialize, ToSchema)]
-struct Shown {
+struct SignedRelease {
     /// The release.
     release: ReleaseLine,
     /// Its manifest's file, as it was signed.
@@ -76,10 +76,10 @@ async fn import(State(web): State<Arc<Web>>, Me(caller): Me, body: Body) -> Resu
 /// One release.
 #[utoipa::path(get, path = "/releases/{release}", tag = "releases", security(("session" = ["see"]), ("token" = ["see"])),
     params(("release" = String, Path, description = "Its version, or the beginning of its root hash")),
-    responses((status = 200, body = Shown), (status = 401, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem)))]
+    responses((status = 200, body = SignedRelease), (status = 401, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem)))]
 async fn one(State(web): State<Arc<Web>>, Me(caller): Me, Path(release): Path<String>) -> Result<Response, Problem> {
     match ask(&web, &caller, ReleaseRequest::Show { release }).await? {
-        ReleaseAnswer::Shown { line, manifest } => Ok(Json(Shown { release: line, manifest }).into_response()),
+        ReleaseAnswer::Shown { line, manifest } => Ok(Json(SignedRelease { release: line, manifest }).into_response()),
         _ => Err(unexpected()),
     }
 }

@@ -10,6 +10,7 @@ pub const MOST: usize = 50;
 
 /// One thing that became of a version at a site.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = VersionEntry)]
 pub struct Entry {
     /// When that was heard here, milliseconds since 1970.
     #[schema(value_type = u64)]
@@ -27,6 +28,7 @@ pub struct Entry {
 /// What became of a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schema(as = VersionOutcome)]
 pub enum Outcome {
     /// The site said for the first time what it runs.
     FirstSeen,

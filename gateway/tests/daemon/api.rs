@@ -147,6 +147,7 @@ fn body_of(operation: &str) -> Option<Value> {
         "POST /accounts/{name}/tokens" => json!({ "label": "l", "role": "viewer" }),
         "POST /retention/locks/{number}/extend" => json!({ "days": 2, "reason": "r" }),
         "POST /retention/locks" => json!({ "tenant": "bank", "days": 1, "reason": "r" }),
+        "POST /rollouts" => json!({ "release": "1.0", "first": ["b1"], "reason": "r" }),
         "POST /tenants" => json!({ "name": "third" }),
         "POST /authorities" => json!({ "do": "use", "number": 1 }),
         _ if operation.starts_with("DELETE") || operation.starts_with("PUT") || operation.starts_with("POST") => why,

@@ -83,6 +83,7 @@ fn every_page_is_shown_to_every_role_in_both_languages_and_names_are_text() {
         "/targets/bank/vault",
         "/exports",
         "/domains",
+        "/versions",
         "/volumes/bank/b/db",
         "/audit",
         "/audit?actor=%3Cscript%3Ealert(1)&object=%22onclick",
@@ -132,6 +133,7 @@ fn every_page_is_shown_to_every_role_in_both_languages_and_names_are_text() {
         "/targets/bank/vault",
         "/exports",
         "/domains",
+        "/versions",
         "/volumes/bank/b/db",
     ] {
         let page = people[0].get(path).body;
