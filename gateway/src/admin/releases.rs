@@ -134,7 +134,7 @@ pub enum RolloutAnswer {
     /// One with its sites.
     Shown {
         /// It.
-        line: RolloutLine,
+        line: Box<RolloutLine>,
         /// Its rings, the first first.
         rings: Vec<RingLine>,
     },

@@ -135,7 +135,7 @@ async fn shown(web: &Web, caller: &Caller, request: RolloutRequest) -> Result<Re
 
 pub(crate) async fn view(web: &Web, caller: &Caller, request: RolloutRequest) -> Result<RolloutView, Problem> {
     match ask(web, caller, request).await? {
-        RolloutAnswer::Shown { line, rings } => Ok(RolloutView { rollout: line, rings }),
+        RolloutAnswer::Shown { line, rings } => Ok(RolloutView { rollout: *line, rings }),
         RolloutAnswer::List { .. } => Err(unexpected()),
     }
 }

@@ -306,9 +306,12 @@ fn an_import_that_is_killed_leaves_nothing_half() {
     // A pipe holds 64 KiB: once this is written, three slabs of 16 MiB were taken in but for a few blocks.
     pipe.write_all(&made.bundle[..made.bundle.len() - (1 << 20)]).unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(command.id() as i32), nix::sys::signal::SIGKILL).unwrap();
+    assert!(bytes_below(&world.state().join("releases/packs")) > 16 << 20, "some of it was written");
     assert!(!command.wait().unwrap().success());
     world.start();
     assert!(listed(&world).is_empty());
+    let left = bytes_below(&world.state().join("releases/packs"));
+    assert!(left < 1 << 20, "{left} bytes of it are left");
     import(&world, &made.bundle).unwrap();
     assert_eq!(listed(&world), ["1.0"]);
 }

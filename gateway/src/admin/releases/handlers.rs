@@ -203,7 +203,7 @@ impl Admin {
             });
         }
         rings.iter_mut().for_each(|ring| ring.sites.sort_by(|a, b| (&a.tenant, &a.site).cmp(&(&b.tenant, &b.site))));
-        Ok(RolloutAnswer::Shown { line: line(rollout, &fleet, &seen), rings })
+        Ok(RolloutAnswer::Shown { line: Box::new(line(rollout, &fleet, &seen)), rings })
     }
 
     // ---- what there is
