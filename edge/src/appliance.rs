@@ -24,7 +24,7 @@ use fetch::{Fetch, Fetched, Progress};
 use release::report::{self, InstallReport, LastTrial, Ready, SystemReport};
 use serde::{Deserialize, Serialize};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -161,10 +161,7 @@ impl Keeper {
         let (decided, manifest) = match order {
             Some(order) => {
                 let (order, text) = (order.clone(), order.manifest.clone());
-                let read =
-                    blocking(move || release::install::read_keys(&keys).map(|keys| Manifest::read(&text, &keys)));
-                let read = read.await.map_err(|error| error.to_string());
-                let manifest = read.and_then(|manifest| manifest.map_err(|error| error.to_string()));
+                let manifest = blocking(move || read(&text, &keys)).await;
                 (decide::decide(&system, running, &order, &manifest, &here), manifest.ok())
             }
             None => (Do::Wait, None),
@@ -320,6 +317,16 @@ impl Keeper {
         session.say(FromEdge::Appliance(report.clone())).await;
         self.told = Some((session, report));
     }
+}
+
+/// The manifest, if somebody trusted signed it; else which release it says it is about, and why it is not believed.
+fn read(text: &str, keys: &Path) -> Result<Manifest, (ReleaseId, String)> {
+    let keys = release::install::read_keys(keys).map_err(|error| error.to_string());
+    let manifest = keys.and_then(|keys| Manifest::read(text, &keys).map_err(|error| error.to_string()));
+    manifest.map_err(|why| {
+        let said = Manifest::read_unproved(text).map_or(ReleaseId([0; 32]), |(manifest, _)| manifest.id);
+        (said, why)
+    })
 }
 
 fn short(why: &str) -> String {

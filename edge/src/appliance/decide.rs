@@ -69,14 +69,13 @@ pub(crate) fn decide(
     system: &SystemReport,
     running: ReleaseId,
     order: &Order,
-    manifest: &Result<Manifest, String>,
+    manifest: &Result<Manifest, (ReleaseId, String)>,
     here: &Here,
 ) -> Do {
-    let unnamed = ReleaseId([0; 32]);
     let fail = |release, why: String| Do::Fail(Failure { release, rollout: order.rollout, why });
     let manifest = match manifest {
         Ok(manifest) => manifest,
-        Err(why) => return fail(unnamed, why.clone()),
+        Err((said, why)) => return fail(*said, why.clone()),
     };
     let release = manifest.id;
     if release == running {
@@ -248,8 +247,9 @@ mod tests {
         assert!(matches!(what(&left, manifest(), tried(6)), Do::HandOver { .. }), "another roll-out tries again");
         let again = Here { is_waiting: true, ..tried(7) };
         assert_eq!(what(&left, manifest(), again), Do::Installing(NEW), "what is said of the last trial is old");
-        let unread = decide(&system(), OLD, &order(), &Err("the signature does not fit".into()), &Here::default());
-        assert!(matches!(unread, Do::Fail(Failure { why, .. }) if why.contains("signature")));
+        let unread =
+            decide(&system(), OLD, &order(), &Err((NEW, "the signature does not fit".into())), &Here::default());
+        assert!(matches!(unread, Do::Fail(Failure { release: NEW, why, .. }) if why.contains("signature")));
         let failure = |rollout| Failure { release: NEW, rollout, why: "no room".into() };
         let failed = |rollout| Here { failure: Some(failure(rollout)), ..Here::default() };
         assert_eq!(what(&system(), manifest(), failed(7)), Do::Fail(failure(7)));

@@ -226,7 +226,7 @@ async fn a_release_that_nobody_trusted_signed_or_that_is_older_or_was_left_is_no
     let stranger = StatementKey::read(&StatementKey::generate()).unwrap();
     let forged = Order { manifest: new.sign(&stranger).unwrap().to_json(), rollout: 1 };
     gateway.give(Given { order: Some(forged), ..Given::default() });
-    failed(ReleaseId([0; 32]), "not trusted").await;
+    failed(new.id, "not trusted").await;
 
     let older = Manifest { sequence: 4, ..new.clone() };
     gateway.give(appliance.given(&older, 2));

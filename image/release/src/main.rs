@@ -4,7 +4,8 @@
 
 use clap::{Parser, Subcommand};
 use data_encoding::HEXLOWER;
-use dedupe::UnixMillis;
+use dedupe::image::{FileImage, Maker};
+use dedupe::{Effort, UnixMillis};
 use release::bundle;
 use release::verity::Verity;
 use std::fs::{File, OpenOptions};
@@ -70,6 +71,16 @@ enum What {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Say how many bytes an upgrade takes on the line, from one image to another.
+    Delta {
+        /// The slot's image that runs, with its .cfg beside it.
+        old: PathBuf,
+        /// The one that is to run.
+        new: PathBuf,
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+    },
     /// Say what a bundle holds, and check all of it.
     Show {
         /// The bundle.
@@ -125,6 +136,7 @@ fn run(what: What) -> Result<(), Failed> {
             let to = BufWriter::new(File::create(&out).map_err(|error| about(&out, &error))?);
             bundle::write(&text, image, to, level).map_err(|error| about(&out, &error))?;
         }
+        What::Delta { old, new, json } => delta(&old, &new, json)?,
         What::Show { file, keys, json } => show(&file, &keys, json)?,
     }
     Ok(())
@@ -145,6 +157,32 @@ fn root_of(slot: &Path, bytes: u64, salt: [u8; 32]) -> Result<wire::release::Rel
         true => Ok(verity.finish().root()),
         false => Err(format!("{} has {read} bytes, not {bytes}", slot.display()).into()),
     }
+}
+
+fn delta(old: &Path, new: &Path, json: bool) -> Result<(), Failed> {
+    let (old, new) = (image_of(old)?, image_of(new)?);
+    let mut maker = Maker::new(&old, &new, Effort::Thorough)?;
+    let (mut parts, mut bytes) = (0, 0);
+    while let Some(part) = maker.next_part()? {
+        (parts, bytes) = (parts + 1, bytes + part.len());
+    }
+    match json {
+        true => println!("{{\"parts\":{parts},\"bytes\":{bytes}}}"),
+        false => println!("{bytes} bytes in {parts} parts"),
+    }
+    Ok(())
+}
+
+/// The image in a slot's file, without its hash tree.
+fn image_of(slot: &Path) -> Result<FileImage, Failed> {
+    let cfg = slot.with_added_extension("cfg");
+    let text = std::fs::read_to_string(&cfg).map_err(|error| about(&cfg, &error))?;
+    let bytes = text.lines().find_map(|line| line.strip_prefix("set slot_offset=")?.parse().ok());
+    let bytes: u64 = bytes.ok_or_else(|| format!("{} does not say slot_offset", cfg.display()))?;
+    if !bytes.is_multiple_of(4096) {
+        return Err(format!("{}: {bytes} bytes are no whole number of blocks", cfg.display()).into());
+    }
+    Ok(FileImage::new(File::open(slot).map_err(|error| about(slot, &error))?, bytes))
 }
 
 fn show(file: &Path, keys: &Path, json: bool) -> Result<(), Failed> {

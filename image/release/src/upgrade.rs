@@ -104,7 +104,7 @@ fn attempt(machine: &Machine, from: From<'_>, say: &mut dyn FnMut(u64, u64)) -> 
             let _the_next_says_more = report::write(&report_path, &report);
         }
     };
-    let manifest = machine.with_writable_boot(|| install(&system, &source, allowed, &mut progress))??;
+    // Before the slot is on trial: what is said of a trial is never of another one.
     machine.forget_last_trial().map_err(|(path, source)| UpgradeError::File { path, source })?;
-    Ok(manifest)
+    Ok(machine.with_writable_boot(|| install(&system, &source, allowed, &mut progress))??)
 }
