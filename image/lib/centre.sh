@@ -8,7 +8,8 @@ centre=$work/centre
 new_centre() { # ADDRESS PORT: its state, and where boxes find it
   rm -rf "$centre"
   "$gateway_binary" init --state "$centre" --tenant bank --address "$1:$2" >/dev/null
-  sed -i "s|^# listen = \"\[::\]:9470\"|listen = \"[::]:$2\"|; s|^# http = .*|http = \"127.0.0.1:$2\"|; s|^# listen = \"127.0.0.1:9443\"|listen = \"off\"|" "$centre/gateway.toml"
+  sed -i "s|^# listen = .*:9470.*|listen = [\"[::]:$2\"]|; s|^# http = .*|http = \"127.0.0.1:$2\"|; s|^# listen = \"127.0.0.1:9443\"|listen = \"off\"|" "$centre/gateway.toml"
+  grep -qx "listen = \[\"\[::\]:$2\"\]" "$centre/gateway.toml" || { echo "the gateway's configuration has another form" >&2; return 1; }
   centre_port=$2
 }
 
