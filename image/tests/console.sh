@@ -5,7 +5,7 @@
 
 start_at_console() { # with a stick, and a card whose page is looked for at an address that somebody sets at the console
   http=$((20000 + RANDOM % 20000))
-  start_machine console bios "$disk" -device e1000e,netdev=net -device e1000e,netdev=other -netdev user,id=other \
+  start_machine console bios "$disk" -device e1000e,netdev=net -device e1000e,netdev=other -netdev user,id=other,net=10.0.4.0/24 \
     -netdev "user,id=net,hostfwd=tcp:127.0.0.1:$http-10.0.2.77:$page_port,hostfwd=tcp:127.0.0.1:$((http + 1))-10.0.2.77:$other_port" \
     -device qemu-xhci -device usb-storage,drive=stick,removable=on -drive "if=none,id=stick,format=raw,file=$work/stick.raw,cache=unsafe"
 }
