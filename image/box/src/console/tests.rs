@@ -111,7 +111,7 @@ fn the_status_and_the_menu_speak_both_languages() {
     bench.person.sees("1  网络：地址、VLAN、网卡绑定");
     bench.person.sees("编号: ");
     bench.person.types("9\r");
-    bench.person.sees("列表中没有“9”。请输入 0 到 7 之间的数字，然后按回车。");
+    bench.person.sees("列表中没有“9”。请输入 0 到 8 之间的数字，然后按回车。");
     bench.person.types("0\r");
     bench.person.sees("按 L for English。");
     bench.person.types("L");
@@ -137,7 +137,7 @@ fn a_wrong_key_or_number_says_what_to_do() {
     bench.person.sees("Press Enter for the menu.\n");
     bench.menu();
     bench.person.types("network\r");
-    bench.person.sees("\"network\" is not in the list. Type a number from 0 to 7 and press Enter.");
+    bench.person.sees("\"network\" is not in the list. Type a number from 0 to 8 and press Enter.");
     bench.end();
 }
 
