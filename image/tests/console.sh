@@ -64,7 +64,7 @@ see 180 L for 中文
 type \r
 see 120 Number:
 type nine\r
-see 120 "nine" is not in the list\. Type a number from 0 to 7 and press Enter\.
+see 120 "nine" is not in the list\. Type a number from 0 to 8 and press Enter\.
 type 1\r
 see 120 Number:
 type 1\r
