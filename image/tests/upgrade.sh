@@ -32,6 +32,9 @@ test_upgrade() {
   cp /bin/false "$work/broken/sluice-$role"
   build broken --binaries "$work/broken" --sequence $((sequence + 2)) --until release
   new_disk upgrade
+  # A box that does not get ready is left after three minutes, instead of a quarter of an hour.
+  echo 'set machine=sluice.trial_seconds=180' >"$work/machine.cfg"
+  mcopy -o -i "$disk@@${esp_at}M" "$work/machine.cfg" ::/grub/machine.cfg
   start_line 2mbit --delay 40ms
   in_branch=(ip netns exec "$branch")
   in_office=(ip netns exec "$office")
