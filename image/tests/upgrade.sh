@@ -46,6 +46,12 @@ test_upgrade() {
   start upgrade bios "${drives[@]}"
   await_line upgrade "sluice: link up VERSION=$version" 900
 
+  # What the box runs is the base of its upgrade: the gateway has to know it.
+  "$binaries/sluice-release" pack --slot "$out/sluice-$role-$version.slot" --bytes "$(sed -n 's/^set slot_offset=//p' "$out/sluice-$role-$version.slot.cfg")" \
+    --salt "$(sed -n 's/^verity_salt=//p' "$image/lib/slot.sh")" --role "$role" --version "$version" --sequence "$sequence" --key "$out/release.key" --level 1 \
+    --out "$work/running.sluice-release"
+  at_office release import "$work/running.sluice-release"
+  rm "$work/running.sluice-release"
   at_office release import "$out/sluice-$role-next.sluice-release"
   at_office release import "$out/sluice-$role-broken.sluice-release"
   at_office rollout start next --site branch --soak 0 --reason test
