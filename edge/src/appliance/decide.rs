@@ -94,7 +94,8 @@ pub(crate) fn decide(
     {
         return Do::Fail(failure.clone());
     }
-    if !system.confirmed {
+    // Before all is said, a release that was left would look as if it had never been tried: it would be tried again and again.
+    if !system.confirmed || !system.settled {
         return Do::Wait;
     }
     let mut whole = false;
@@ -108,6 +109,9 @@ pub(crate) fn decide(
             (Some(InstallState::Failed { why, .. }), _) => return fail(release, why.clone()),
             // Only somebody who begins another roll-out may think that it comes out better a second time.
             (None, Some(last)) => return fail(release, format!("it was tried and left: {}", last.why)),
+            (None, None) if system.left.as_ref() == Some(&release.hex()) => {
+                return fail(release, "it was tried and left; why was not written down".into());
+            }
             (None, None) => {}
         }
     }
@@ -149,6 +153,8 @@ mod tests {
             slot: Slot::A,
             confirmed: true,
             previous: None,
+            left: None,
+            settled: true,
             last: None,
         }
     }
@@ -260,5 +266,15 @@ mod tests {
     fn nothing_is_taken_while_what_runs_is_on_trial() {
         let on_trial = SystemReport { confirmed: false, ..system() };
         assert_eq!(what(&on_trial, manifest(), Here::default()), Do::Wait);
+    }
+
+    #[test]
+    fn what_was_left_is_not_tried_again_before_or_without_word_of_it() {
+        let handed = Handed { release: NEW, rollout: 7, against_running: true };
+        let here = || Here { handed: Some(handed.clone()), ..fetched(Some(OLD), true) };
+        let unsettled = SystemReport { settled: false, ..system() };
+        assert_eq!(what(&unsettled, manifest(), here()), Do::Wait);
+        let left = SystemReport { left: Some(NEW.hex()), ..system() };
+        assert!(matches!(what(&left, manifest(), here()), Do::Fail(_)));
     }
 }

@@ -82,6 +82,8 @@ impl Box {
             slot: Slot::A,
             confirmed: true,
             previous: None,
+            left: None,
+            settled: true,
             last,
         };
         report::write(&self.path("run/system.json"), &report).unwrap();

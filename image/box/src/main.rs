@@ -50,7 +50,11 @@ enum Command {
     #[command(subcommand)]
     Network(NetworkCommand),
     /// Write what runs to where the daemon reads it.
-    System,
+    System {
+        /// What runs is confirmed, and how the last trial ended is written down.
+        #[arg(long)]
+        settled: bool,
+    },
     /// Put another release into the other slot, for a trial, and start the machine anew.
     Upgrade {
         /// The folder into which the daemon brought it; without one, what somebody chose at the console.
@@ -98,7 +102,7 @@ fn main() -> ExitCode {
         Command::Console { tty, language } => return console::serve(&tty, language),
         Command::Site(command) => site(command),
         Command::Network(NetworkCommand::Recover) => recover(&Place::real()),
-        Command::System => upgrade::tell(),
+        Command::System { settled } => upgrade::tell(settled),
         Command::Upgrade { brought: Some(folder) } => upgrade::take_brought(&folder),
         Command::Upgrade { brought: None } => upgrade::take_chosen(),
     };

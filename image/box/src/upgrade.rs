@@ -29,11 +29,11 @@ pub(crate) struct Chosen {
 }
 
 /// Writes what runs for the daemon to read.
-pub(crate) fn tell() -> anyhow::Result<()> {
+pub(crate) fn tell(settled: bool) -> anyhow::Result<()> {
     let machine = Machine::default();
     let system = machine.system()?;
     let path = machine.system_report();
-    report::write(&path, &machine.report(&system)?).with_context(|| path.display().to_string())
+    report::write(&path, &machine.report(&system, settled)?).with_context(|| path.display().to_string())
 }
 
 /// Installs what the daemon brought.

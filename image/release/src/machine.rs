@@ -127,14 +127,13 @@ impl Machine {
         }
     }
 
-    /// What the daemon is told of it.
-    pub fn report(&self, system: &System) -> Result<SystemReport, MachineError> {
+    /// What the daemon is told of it; `settled`: how the last trial ended is known.
+    pub fn report(&self, system: &System, settled: bool) -> Result<SystemReport, MachineError> {
         let boot_failed = |error| MachineError::Keys(InstallError::Boot(error));
         let other = system.slot.other();
-        let previous = match system.boot.state(other).map_err(boot_failed)? {
-            State::Good => system.boot.version(other),
-            _ => None,
-        };
+        let state = system.boot.state(other).map_err(boot_failed)?;
+        let previous = if state == State::Good { system.boot.version(other) } else { None };
+        let left = if state == State::Bad { system.boot.release(other).map(|left| left.hex()) } else { None };
         Ok(SystemReport {
             role: system.role.word().to_owned(),
             version: system.version.clone(),
@@ -143,6 +142,8 @@ impl Machine {
             slot: system.slot,
             confirmed: system.boot.state(system.slot).map_err(boot_failed)? == State::Good,
             previous,
+            left,
+            settled,
             last: self.last(system),
         })
     }
@@ -219,13 +220,21 @@ mod tests {
         let system = machine.system().unwrap();
         assert_eq!((system.slot, system.sequence, system.bytes), (Slot::B, 1_785_542_400, 8192));
         assert!(system.target.ends_with("dev/sluice/slot-a"));
-        let report = machine.report(&system).unwrap();
+        let report = machine.report(&system, false).unwrap();
+        assert_eq!((report.left, report.settled), (None, false));
+        let report = machine.report(&system, true).unwrap();
         assert_eq!((report.confirmed, report.previous.as_deref(), report.last), (false, Some("0.4"), None));
         let last = r#"{"version":"0.4","slot":"A","result":"fell back","why":"not ready","at":9}"#;
         fs::create_dir_all(dir.path().join("data/upgrade")).unwrap();
         fs::write(dir.path().join(LAST), last).unwrap();
-        let last = machine.report(&system).unwrap().last.unwrap();
+        let last = machine.report(&system, true).unwrap().last.unwrap();
         assert_eq!((last.release, last.confirmed, last.why.as_str()), ("cd".repeat(32), false, "not ready"));
+        let env = fs::read_to_string(dir.path().join("boot/efi/grub/grubenv")).unwrap();
+        fs::write(dir.path().join("boot/efi/grub/grubenv"), env.replace("A_state=good", "A_state=bad#")).unwrap();
+        let env = fs::read_to_string(dir.path().join("boot/efi/grub/grubenv")).unwrap();
+        fs::write(dir.path().join("boot/efi/grub/grubenv"), env.replace("bad#\n", "bad\n") + "#").unwrap();
+        let report = machine.report(&system, true).unwrap();
+        assert_eq!((report.previous, report.left), (None, Some("cd".repeat(32))));
     }
 
     #[test]

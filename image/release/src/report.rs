@@ -35,6 +35,10 @@ pub struct SystemReport {
     pub confirmed: bool,
     /// The version in the other slot, where that one was confirmed once.
     pub previous: Option<String>,
+    /// The release in the other slot, where that one was tried and left: root hash.
+    pub left: Option<String>,
+    /// Whether all is said: before the running release is confirmed (again), nobody has looked how the last trial ended.
+    pub settled: bool,
     /// How the last trial ended.
     pub last: Option<LastTrial>,
 }

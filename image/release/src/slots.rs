@@ -54,7 +54,8 @@ pub enum State {
 }
 
 impl State {
-    fn word(self) -> &'static str {
+    /// As it stands in `grubenv`.
+    pub fn word(self) -> &'static str {
         match self {
             State::Empty => "empty",
             State::Trial => "trial",
