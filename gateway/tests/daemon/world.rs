@@ -5,13 +5,18 @@ use sluice_gateway::admin::{Answer, Request};
 use sluice_gateway::catalogue::Catalogue;
 use sluice_gateway::config::Config;
 use sluice_gateway::state::State;
-use sluice_gateway::{Daemon, admin::Admin};
+use sluice_gateway::{Daemon, StartError, admin::Admin};
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 use tempfile::TempDir;
 use wire::clock::machine_time;
 use wire::token::Token;
+
+/// How often, and how many times, it is looked whether a socket was let go.
+const LOOK: std::time::Duration = std::time::Duration::from_millis(100);
+const RELEASED_WITHIN: u32 = 300;
 
 /// An address that no other test has, so that a port that a restart lets go for a moment is taken by nobody else: each test runs in a process of its own, and
 /// sockets that are bound to all addresses get ports above these.
@@ -49,7 +54,19 @@ impl World {
     }
 
     pub(crate) fn start(&mut self) {
-        self.daemon = Some(self.runtime.block_on(Daemon::start(self.config.clone())).unwrap());
+        self.daemon = Some(self.runtime.block_on(async {
+            // quinn lets go of a socket with its last connection: on a busy machine some time after the daemon of before has stopped. A process that ended
+            // holds none.
+            for _ in 0..RELEASED_WITHIN {
+                match Daemon::start(self.config.clone()).await {
+                    Err(StartError::Listen { source, .. }) if source.kind() == ErrorKind::AddrInUse => {
+                        tokio::time::sleep(LOOK).await;
+                    }
+                    started => return started.unwrap(),
+                }
+            }
+            panic!("the address of the daemon of before is still in use")
+        }));
     }
 
     pub(crate) fn stop(&mut self) {

@@ -31,7 +31,7 @@ fn a_line_cut_for_seconds_costs_what_was_in_flight() -> Result<()> {
 fn a_line_cut_for_longer_than_every_time_out_is_taken_up_where_it_was() -> Result<()> {
     let mut branch = Branch::with(Setup { link: slow(), ..Setup::default() })?;
     let running = branch.begin_capture()?;
-    branch.line.wait_carried(4 << 20)?;
+    branch.line.wait_carried(8 << 20)?;
     branch.line.cut();
     branch.edge.daemon()?.wait_until("noticing that the line is dead", RECOVERY, |edge| {
         Ok(edge.metrics()?.value("sluice_link_connected", &[]).filter(|connected| *connected == 0.0))
