@@ -1,11 +1,7 @@
-//! What the boot loader keeps about the two slots, as far as a person at the console has to know it. `image/grub/grub.cfg` says what it means;
-//! writing it is for `/usr/lib/sluice/slots`.
+//! The slot that a person at the console may go back to.
 
-use crate::files::{read_at_most, words_of};
 use crate::run::Place;
-
-/// GRUB's environment block has 1,024 bytes.
-const MOST: u64 = 4096;
+use release::slots::{Boot, Slot, State};
 
 /// The other slot, when it can be started.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,30 +18,23 @@ pub(crate) enum NoPrevious {
     #[error("what GRUB keeps about the slots cannot be read: {0}")]
     Unreadable(String),
     #[error("slot {slot} is \"{state}\", not \"good\": there is no other version that ran here")]
-    NotGood { slot: char, state: String },
+    NotGood { slot: char, state: &'static str },
 }
 
 /// The slot that did not start this system, if it was confirmed once.
 pub(crate) fn previous(place: &Place) -> Result<Previous, NoPrevious> {
-    let slot = match crate::status::slot(place).ok_or(NoPrevious::NoSlot)? {
-        'A' => 'B',
-        _ => 'A',
+    let other = match crate::status::slot(place).ok_or(NoPrevious::NoSlot)? {
+        'A' => Slot::B,
+        _ => Slot::A,
     };
-    let block = read_at_most(&place.path("/boot/efi/grub/grubenv"), MOST);
-    let block = block.map_err(|error| NoPrevious::Unreadable(error.to_string()))?;
-    let state = value(&String::from_utf8_lossy(&block), &format!("{slot}_state")).unwrap_or_else(|| "empty".into());
-    if state != "good" {
-        return Err(NoPrevious::NotGood { slot, state: crate::files::plain(&state) });
+    let boot = Boot::new(place.path("/boot/efi/grub"));
+    match boot.state(other).map_err(|error| NoPrevious::Unreadable(error.to_string()))? {
+        State::Good => {
+            let version = boot.version(other).map_or_else(|| "?".into(), |version| crate::files::plain(&version));
+            Ok(Previous { slot: other.letter(), version })
+        }
+        state => Err(NoPrevious::NotGood { slot: other.letter(), state: state.word() }),
     }
-    let about = words_of(&place.path(&format!("/boot/efi/grub/slot-{slot}.cfg")), MOST).unwrap_or_default();
-    let version = about.split(' ').find_map(|word| word.strip_prefix("slot_version=")).unwrap_or("?").into();
-    Ok(Previous { slot, version })
-}
-
-/// A value of an environment block. Backslashes and line breaks in one are escaped; our own values have neither.
-fn value(block: &str, name: &str) -> Option<String> {
-    let value = block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
-    Some(value.to_owned())
 }
 
 #[cfg(test)]
@@ -89,10 +78,10 @@ mod tests {
     fn a_slot_that_never_ran_is_not_offered() {
         for state in ["empty", "trial", "bad"] {
             let Some((_folder, place)) = started_from_a(&["A_state=good", &format!("B_state={state}")]) else { return };
-            assert_eq!(previous(&place), Err(NoPrevious::NotGood { slot: 'B', state: state.into() }));
+            assert_eq!(previous(&place), Err(NoPrevious::NotGood { slot: 'B', state }));
         }
         let Some((_folder, place)) = started_from_a(&["A_state=good"]) else { return };
-        assert_eq!(previous(&place), Err(NoPrevious::NotGood { slot: 'B', state: "empty".into() }));
+        assert_eq!(previous(&place), Err(NoPrevious::NotGood { slot: 'B', state: "empty" }));
     }
 
     #[test]

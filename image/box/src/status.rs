@@ -15,8 +15,11 @@ pub(crate) use view::{Line, lines};
 
 use crate::files::words_of;
 use crate::run::{Place, now};
+use release::report::SystemReport;
 use std::time::{Duration, Instant, SystemTime};
 
+/// Disks whose warnings are read.
+const DISKS: usize = 16;
 /// Starting the daemon's program costs an old machine a second of its processor: not more often than this while nobody looks.
 const STATUS_EVERY: Duration = Duration::from_secs(30);
 
@@ -91,6 +94,10 @@ pub(crate) struct Facts {
     pub(crate) edge: Option<Edge>,
     /// Whether the data partition is there.
     pub(crate) data: bool,
+    /// What runs, as `sluice-box system` wrote it down.
+    pub(crate) system: Option<SystemReport>,
+    /// What smartd and the watch over data have to say.
+    pub(crate) warnings: Vec<String>,
     /// The machine's clock, Unix milliseconds.
     pub(crate) at: u64,
 }
@@ -131,6 +138,8 @@ impl Watch {
             health,
             edge: self.edge.as_ref().and_then(|(_, edge)| edge.clone()),
             data: has_data(place),
+            system: release::report::read(&place.path("/run/sluice/system.json")).ok().flatten(),
+            warnings: warnings(place),
             at: machine_time(),
             release,
         }
@@ -142,6 +151,15 @@ pub(crate) fn slot(place: &Place) -> Option<char> {
     let words = words_of(&place.path("/proc/cmdline"), 4096)?;
     let slot = words.split(' ').find_map(|word| word.strip_prefix("sluice.slot="))?;
     slot.chars().next().filter(|slot| matches!(slot, 'A' | 'B'))
+}
+
+/// What `/run/sluice/data-full` and `/run/sluice/smart/*` say.
+fn warnings(place: &Place) -> Vec<String> {
+    let mut files = vec![place.path("/run/sluice/data-full")];
+    let disks = std::fs::read_dir(place.path("/run/sluice/smart")).into_iter().flatten().flatten();
+    files.extend(disks.take(DISKS).map(|disk| disk.path()));
+    files.sort();
+    files.iter().filter_map(|file| words_of(file, 300)).collect()
 }
 
 fn has_data(place: &Place) -> bool {

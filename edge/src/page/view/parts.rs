@@ -1,6 +1,7 @@
 //! The parts that say what is so.
 
 use super::{Inside, chip, detail_of};
+use crate::appliance::ApplianceStatus;
 use crate::line::Cause;
 use crate::line_test::{self, LineTested};
 use crate::link::LinkState;
@@ -13,6 +14,7 @@ use look::{Language, format};
 use maud::{Markup, html};
 use shaping::policy::ClockTrust;
 use std::time::Duration;
+use wire::release::Stage;
 
 /// Changes of the week that are shown at once.
 const SOON: usize = 6;
@@ -362,7 +364,11 @@ impl Inside<'_> {
                 div data-live="box" {
                     dl.facts {
                         dt { (language.of("Gateway", "网关")) } dd { (gateway) }
-                        dt { (language.of("Version", "版本")) } dd { (env!("CARGO_PKG_VERSION")) }
+                        dt { (language.of("Version", "版本")) }
+                        @match &facts.status.appliance {
+                            None => dd { (env!("CARGO_PKG_VERSION")) },
+                            Some(system) => dd { (system_in_words(system, language)) },
+                        }
                         dt { (language.of("Runs for", "已运行")) } dd { (format::duration(own.uptime.as_secs(), language)) }
                         @if let Some((free, size)) = own.disk {
                             dt { (language.of("Disk", "磁盘")) }
@@ -515,4 +521,72 @@ fn share(part: u64, whole: u64) -> u64 {
 
 fn percent(part: u64, whole: u64) -> String {
     format!("{:.2} %", 100.0 * part as f64 / whole.max(1) as f64)
+}
+
+/// What runs on an appliance, what is being done about another release, and how the last trial ended.
+fn system_in_words(system: &ApplianceStatus, language: Language) -> Markup {
+    let state = match system.confirmed {
+        true => language.of("confirmed", "已确认"),
+        false => language.of("on trial", "试用中"),
+    };
+    let doing = match (&system.stage, language) {
+        (_, Language::English) => system.doing(),
+        (Stage::Idle, _) => None,
+        (Stage::Fetching { total: 0, .. }, _) => Some("正在向网关请求新版系统。".to_owned()),
+        (Stage::Fetching { done, total, .. }, _) => {
+            Some(format!("正在下载新版系统：{} / {}。", format::bytes(*done), format::bytes(*total)))
+        }
+        (Stage::Installing { .. }, _) => Some("正在安装新版系统，完成后设备将重新启动。".to_owned()),
+        (Stage::Failed { why, .. }, _) => Some(format!("未能接受新版系统：{why}。")),
+    };
+    html! {
+        (system.version) " (" (language.of(format!("slot {}, {state}", system.slot), format!("系统槽 {}，{state}", system.slot))) ")"
+        @if let Some(previous) = &system.previous {
+            br; span.soft { (language.of(format!("In the other slot: {previous}"), format!("另一系统槽：{previous}"))) }
+        }
+        @if let Some(doing) = doing { br; (doing) }
+        @if let Some(last) = system.last.as_ref().filter(|last| !last.confirmed) {
+            br; (language.of(format!("Version {} was tried and left: {}", last.version, last.why), format!("版本 {} 试用失败，已恢复：{}", last.version, last.why)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use release::report::LastTrial;
+    use wire::release::ReleaseId;
+
+    #[test]
+    fn a_system_that_is_fetched_and_one_that_was_left_are_told_in_both_languages() {
+        let last = LastTrial {
+            release: String::new(),
+            version: "0.3".into(),
+            confirmed: false,
+            why: "no link <b>".into(),
+            at: 0,
+        };
+        let system = ApplianceStatus {
+            version: "0.2".into(),
+            slot: 'B',
+            confirmed: true,
+            previous: Some("0.1".into()),
+            stage: Stage::Fetching { release: ReleaseId([1; 32]), done: 500_000, total: 2_000_000 },
+            last: Some(last),
+        };
+        let english = system_in_words(&system, Language::English).into_string();
+        for part in [
+            "0.2 (slot B, confirmed)",
+            "In the other slot: 0.1",
+            "500 kB of 2",
+            "Version 0.3 was tried and left: no link &lt;b&gt;",
+        ] {
+            assert!(english.contains(part), "{part} is not in {english}");
+        }
+        let chinese = system_in_words(&system, Language::Chinese).into_string();
+        for part in ["0.2 (系统槽 B，已确认)", "正在下载新版系统：500 kB / 2", "版本 0.3 试用失败"]
+        {
+            assert!(chinese.contains(part), "{part} is not in {chinese}");
+        }
+    }
 }

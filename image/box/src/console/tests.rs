@@ -378,7 +378,8 @@ fn the_previous_version_is_named_and_started_only_by_its_word() {
     bench.menu();
     bench.person.types("5\r");
     bench.answers(&[("This is not possible:", ""), ("cannot be read", ""), ("Number: ", "")]);
-    fs::write(esp.join("grubenv"), "# GRUB Environment Block\nA_state=good\nB_state=good\n##").unwrap();
+    let block = "# GRUB Environment Block\nA_state=good\nB_state=good\n";
+    fs::write(esp.join("grubenv"), format!("{block}{}", "#".repeat(1024 - block.len()))).unwrap();
     fs::write(esp.join("slot-B.cfg"), "set slot_version=0.9\n").unwrap();
     bench.person.types("5\r");
     bench.answers(&[

@@ -28,6 +28,8 @@ fn facts() -> Facts {
         health: Some(health),
         edge: Some(serde_json::from_str(PRINTED).unwrap()),
         data: true,
+        system: None,
+        warnings: Vec::new(),
         at: AT,
     }
 }
@@ -234,4 +236,46 @@ fn two_consoles_show_one_pin() {
     let page = new_pin(&place).unwrap();
     assert_eq!((page.pin.as_str(), page.fingerprint.as_deref()), ("7855 1262", Some("AB:CD")));
     assert_eq!(pin::pin(&place).as_deref(), Some("7855 1262"));
+}
+
+#[test]
+fn a_trial_one_that_was_left_and_a_failing_disk_are_said() {
+    let mut facts = facts();
+    let last = release::report::LastTrial {
+        release: "00".repeat(32),
+        version: "0.2.0".into(),
+        confirmed: false,
+        why: "after 900 s the daemon is not ready".into(),
+        at: 1,
+    };
+    facts.system = Some(SystemReport {
+        role: "edge".into(),
+        version: "0.1.0+abc".into(),
+        sequence: 1,
+        release: "11".repeat(32),
+        slot: release::slots::Slot::A,
+        confirmed: false,
+        previous: None,
+        left: None,
+        settled: true,
+        last: Some(last),
+    });
+    facts.warnings = vec!["Device: /dev/sda, FAILED SMART self-check. BACK UP DATA NOW!".into()];
+    let english = shown(&facts, Language::English);
+    assert!(english.contains("slot A, on trial\n"), "{english}");
+    assert!(english.contains("upgrade    version 0.2.0 was tried and left: after 900 s the daemon"), "{english}");
+    assert!(english.contains("trouble    Device: /dev/sda, FAILED"), "{english}");
+    let chinese = shown(&facts, Language::Chinese);
+    assert!(chinese.contains("试用中") && chinese.contains("版本 0.2.0 试用失败，已恢复"), "{chinese}");
+}
+
+#[test]
+fn warnings_are_read_where_smartd_and_the_watch_put_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run/sluice");
+    fs::create_dir_all(run.join("smart")).unwrap();
+    assert!(warnings(&Place::of(folder.path())).is_empty());
+    fs::write(run.join("data-full"), "data is full\n").unwrap();
+    fs::write(run.join("smart/sda"), "it fails\n").unwrap();
+    assert_eq!(warnings(&Place::of(folder.path())), ["data is full", "it fails"]);
 }

@@ -45,7 +45,12 @@ impl View {
     fn whole(&mut self, facts: &Facts) {
         let t = self.language;
         let slot = facts.slot.map(|slot| format!("{}{slot}", t.of(", slot ", "，系统槽 "))).unwrap_or_default();
-        self.push(format!("Sluice {} {}{slot}", facts.release.role.word(), plain(&facts.release.version)), false);
+        let trial = match &facts.system {
+            Some(system) if !system.confirmed => t.of(", on trial", "，试用中"),
+            _ => "",
+        };
+        let (role, version) = (facts.release.role.word(), plain(&facts.release.version));
+        self.push(format!("Sluice {role} {version}{slot}{trial}"), false);
         if facts.release.role == Role::Edge {
             self.site(facts);
         }
@@ -173,6 +178,17 @@ impl View {
         for check in checks.filter(|check| !check.ok && check.name != "line").take(2) {
             let text = format!("{}: {}", check.name, check.why.as_deref().unwrap_or("?"));
             self.put(t.of("trouble", "故障"), &text, 2);
+        }
+        if let Some(last) = facts.system.as_ref().and_then(|system| system.last.as_ref()).filter(|last| !last.confirmed)
+        {
+            let text = t.of(
+                format!("version {} was tried and left: {}", last.version, last.why),
+                format!("版本 {} 试用失败，已恢复：{}", last.version, last.why),
+            );
+            self.put(t.of("upgrade", "升级"), &text, 2);
+        }
+        for warning in facts.warnings.iter().take(2) {
+            self.put(t.of("trouble", "故障"), warning, 2);
         }
         if !facts.data {
             self.push(
