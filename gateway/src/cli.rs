@@ -204,7 +204,7 @@ pub(crate) enum Command {
         author: AuthorArgs,
     },
     /// End a hold; or take releases of the appliance's system in, and say which site runs what.
-    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+    #[command(subcommand_negates_reqs = true)]
     Release {
         /// Whose hold ends: SITE, or TENANT/SITE.
         #[arg(long, required = true)]
@@ -385,6 +385,9 @@ fn request_of(command: Command) -> Result<Request> {
         Command::Policy { what } => policy::policy_request(what)?,
         Command::Override { what } => policy::override_request(what),
         Command::Hold { site, author } => Request::Policy(PolicyRequest::Hold { site, author: author.signed() }),
+        Command::Release { what: Some(_), site: Some(_), .. } => {
+            bail!("--site ends a hold and has no place beside a command about releases: leave it out")
+        }
         Command::Release { what: Some(what), .. } => releases::request(what)?,
         Command::Release { site: Some(site), author: Some(author), .. } => {
             Request::Policy(PolicyRequest::Release { site, author: author.signed() })
