@@ -13,6 +13,7 @@
 //! | the trial was written | the new release |
 
 use crate::bundle::{self, BundleError};
+use crate::report;
 use crate::slots::{Boot, BootError, Slot, State};
 use crate::verity::{BLOCK, Tree, Verity};
 use dedupe::BlockNumber;
@@ -245,7 +246,7 @@ fn manifest_of(folder: &Path) -> Result<String, InstallError> {
 fn read_bounded(path: &Path, most: u64) -> Result<Vec<u8>, InstallError> {
     let failed = |source| InstallError::File { path: path.to_owned(), source };
     let mut bytes = Vec::new();
-    File::open(path).map_err(failed)?.take(most + 1).read_to_end(&mut bytes).map_err(failed)?;
+    report::open_plain(path).map_err(failed)?.take(most + 1).read_to_end(&mut bytes).map_err(failed)?;
     match bytes.len() as u64 <= most {
         true => Ok(bytes),
         false => Err(failed(io::ErrorKind::FileTooLarge.into())),

@@ -9,6 +9,7 @@
 //! The one with root believes nothing of the last but where to look ([`crate::install`]).
 
 use crate::slots::Slot;
+use nix::fcntl::OFlag;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -100,7 +101,7 @@ pub struct Ready {
 
 /// Reads a file; `None` where there is none.
 pub fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
-    let file = match File::open(path) {
+    let file = match open_plain(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
@@ -111,6 +112,17 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
     serde_json::from_slice(&text).map(Some).map_err(io::Error::from)
+}
+
+/// Opens a file that somebody with fewer rights may have put there: nothing that leads elsewhere, and nothing that makes who reads it wait.
+pub(crate) fn open_plain(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no plain file")),
+    }
 }
 
 /// Writes a file that everybody may read, whole or not at all.
@@ -126,6 +138,18 @@ pub fn write<T: Serialize>(path: &Path, report: &T) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_leads_elsewhere_or_never_ends_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (real, link, pipe) = (dir.path().join("real"), dir.path().join("link"), dir.path().join("pipe"));
+        fs::write(&real, "{}").unwrap();
+        assert!(open_plain(&real).is_ok());
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(open_plain(&link).is_err());
+        assert!(open_plain(&pipe).is_err());
+    }
 
     #[test]
     fn what_is_written_is_read_and_nothing_endless_is() {
