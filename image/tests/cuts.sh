@@ -27,10 +27,12 @@ settle() { # what came of it is what the next one begins with
 cut_after() { # HUNDREDTHS WHAT: the power goes
   local until=$((SECONDS + 600))
   while [ "$(cpu_hundredths)" -lt "$1" ] && [ "$SECONDS" -lt "$until" ] && kill -0 "$machine" 2>/dev/null; do sleep 0.05; done
-  kill -KILL "$machine" 2>/dev/null || true
+  local was_running=''
+  ! kill -KILL "$machine" 2>/dev/null || was_running=yes
   wait "$machine" 2>/dev/null || true
   machine=''
   settle
+  [ -n "$was_running" ] || { step "it started itself anew before it was cut; slots: $(slots_now)"; return 0; }
   cuts=$((cuts + 1))
   step "cut $cuts: $2, after $(($1 / 100)).$(printf %02d $(($1 % 100))) s of CPU; slots: $(slots_now)"
 }
@@ -40,14 +42,14 @@ slots_now() { # nothing while there is no ESP
   mcopy -n -i "$disk@@${esp_at}M" ::/grub/grubenv "$work/grubenv" 2>/dev/null && grub-editenv "$work/grubenv" list | tr '\n' ' '
 }
 
-start_on_top() { # with the second disk
+start_on_top() { # [QEMU'S ARGUMENTS...]: with the second disk
   on_top
-  start cuts bios "${drives[@]}"
+  start cuts bios "${drives[@]}" "$@"
 }
 
 runs_again() { # a start that nobody cuts: it ends in a slot that is good, with its identity and its link
   start_on_top
-  await_line cuts "sluice: ready ROLE=$role VERSION=(next|$version) SLOT=[AB] " 1800
+  await_line cuts "sluice: ready ROLE=$role VERSION=(third|next|$version) SLOT=[AB] " 1800
   await_line cuts 'sluice: link up' 600
   stop_machine
   settle
@@ -132,13 +134,38 @@ cut_trial() { # COUNT FROM TO WHAT
   done
 }
 
+# A release that the gateway brings: asked for, installed, tried. What is cut twice while it is tried is left, as any other that does not get there.
+cut_upgrade() {
+  local before=$cuts
+  import_running "$version"
+  import_running next
+  at_office release import "$out/sluice-$role-third.sluice-release"
+  at_office rollout start third --site branch --soak 0 --reason test
+  while [ "$cuts" -lt $((before + 6)) ]; do
+    start_on_top -no-reboot
+    cut_after "$(draw 25 140)" 'upgrade over the line'
+  done
+  # Uncut, it comes to an end by itself: confirmed, or left.
+  local until=$((SECONDS + 3600))
+  until rollout_is 'done' || rollout_is stopped; do
+    [ "$SECONDS" -lt "$until" ] || { echo "the roll-out does not end: $(at_office rollout show)" >&2; return 1; }
+    start_on_top -no-reboot
+    while kill -0 "$machine" 2>/dev/null && ! rollout_is 'done' && ! rollout_is stopped && [ "$SECONDS" -lt "$until" ]; do sleep 1; done
+    stop_machine
+    settle
+  done
+  step "the roll-out ended: $(at_office rollout show --json | grep -oE '"state": *"[a-z]+"' | head -n 1); slots: $(slots_now)"
+}
+
 test_cuts() {
   local drives second=$work/cuts.second cuts=0 disk_cache=writeback
   RANDOM=$seed
   step "cuts: --seed $seed"
   build next --binaries "$binaries" --until slot
+  build third --binaries "$binaries" --sequence $((sequence + 1)) --until release
   make_branch_disk "$second" 96
   new_centre 10.0.2.2 "$(free_port)"
+  trust_releases
   write_site_file "$work/site.toml" '[edge]' 'rate = "2 Mbit/s"'
   second_drive "$second"
   cut_installation
@@ -147,6 +174,8 @@ test_cuts() {
   cut_putting
   cut_trial 5 "$trial_least" "$trial_most" 'trial'
   cut_trial 4 40 "$trial_most" 'trial, near its confirmation'
+  cut_upgrade
+  runs_again
   start_on_top
   await_generation 1 1800
   stop_machine

@@ -3,9 +3,9 @@
 # shellcheck disable=SC2034,SC2154  # variables of image/test
 : "${work:?}" "${image:?}" "${out:?}" "${role:?}" "${version:?}"
 
-run_installer() { # NAME LINE: with `stick`, on `disk`; until LINE
+run_installer() { # NAME LINE [QEMU'S ARGUMENTS...]: with `stick`, on `disk`; until LINE
   start_machine "$1" uefi "$disk" -device qemu-xhci -device usb-storage,drive=stick,bootindex=0 \
-    -drive "if=none,id=stick,format=raw,file=$stick,cache=unsafe"
+    -drive "if=none,id=stick,format=raw,file=$stick,cache=unsafe" "${@:3}"
   await_line "$1" "$2" 900
 }
 

@@ -21,6 +21,23 @@ while True:
         break'
 }
 
+# What it costs from the machine's start until the gateway knows the box: a new disk, which enrols by its site's file, by both firmwares.
+test_link() {
+  local drives firmware
+  new_centre 10.0.2.2 "$(free_port)"
+  start_centre
+  for firmware in bios uefi; do
+    new_disk link
+    make_site_volume "$work/site.img"
+    site_drive "$work/site.img"
+    start link "$firmware" "${drives[@]}"
+    await_line link "sluice: link up VERSION=$version" 900
+    cpu=$(cpu_seconds)
+    more+="${more:+,}\"link_up_${firmware}_cpu_seconds\":$cpu"
+    stop_machine
+  done
+}
+
 # The same version, four times: without a line that comes back for the old one, without a line for both, with a line.
 test_nolink() {
   local drives machine_restarts=yes

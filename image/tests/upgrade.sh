@@ -19,6 +19,19 @@ await_at_office() { # SECONDS WHAT COMMAND...: until it succeeds
   done
 }
 
+trust_releases() { # the gateway takes what is signed as the images here
+  printf '\n[releases]\nkeys = ["%s"]\n' "$("$binaries/sluice-release" public "$out/release.key")" >>"$centre/gateway.toml"
+}
+
+import_running() { # VERSION: what a box runs is the base of its upgrade, and the gateway has to know it
+  local name=$out/sluice-$role-$1
+  "$binaries/sluice-release" pack --slot "$name.slot" --bytes "$(sed -n 's/^set slot_offset=//p' "$name.slot.cfg")" \
+    --salt "$(sed -n 's/^verity_salt=//p' "$image/lib/slot.sh")" --role "$role" --version "$1" --sequence "$sequence" --key "$out/release.key" --level 1 \
+    --out "$work/running.sluice-release"
+  at_office release import "$work/running.sluice-release"
+  rm "$work/running.sluice-release"
+}
+
 rollout_is() { at_office rollout show --json 2>/dev/null | grep -q "\"state\": *\"$1\""; } # STATE
 
 metric_is() { [ "$(office_metric "$1")" = "$2" ]; } # NAME VALUE
@@ -39,19 +52,14 @@ test_upgrade() {
   in_branch=(ip netns exec "$branch")
   in_office=(ip netns exec "$office")
   new_centre 10.99.0.2 9470
-  printf '\n[releases]\nkeys = ["%s"]\n' "$("$binaries/sluice-release" public "$out/release.key")" >>"$centre/gateway.toml"
+  trust_releases
   make_site_volume "$work/site.img" '[edge]' 'rate = "2 Mbit/s"'
   site_drive "$work/site.img"
   start_centre "${in_office[@]}"
   start upgrade bios "${drives[@]}"
   await_line upgrade "sluice: link up VERSION=$version" 900
 
-  # What the box runs is the base of its upgrade: the gateway has to know it.
-  "$binaries/sluice-release" pack --slot "$out/sluice-$role-$version.slot" --bytes "$(sed -n 's/^set slot_offset=//p' "$out/sluice-$role-$version.slot.cfg")" \
-    --salt "$(sed -n 's/^verity_salt=//p' "$image/lib/slot.sh")" --role "$role" --version "$version" --sequence "$sequence" --key "$out/release.key" --level 1 \
-    --out "$work/running.sluice-release"
-  at_office release import "$work/running.sluice-release"
-  rm "$work/running.sluice-release"
+  import_running "$version"
   at_office release import "$out/sluice-$role-next.sluice-release"
   at_office release import "$out/sluice-$role-broken.sluice-release"
   at_office rollout start next --site branch --soak 0 --reason test

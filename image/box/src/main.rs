@@ -1,10 +1,12 @@
 //! `sluice-box`: what the appliance says on its screen and its serial line, what can be changed there, and the site's own file.
 
 mod console;
+mod data;
 mod files;
 mod language;
 mod network;
 mod run;
+mod secret;
 mod site;
 mod slots;
 mod status;
@@ -18,7 +20,7 @@ use language::Language;
 use nix::unistd::Group;
 use run::Place;
 use site::Site;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// The end of a console whose terminal is not there, for systemd not to start it again (EX_UNAVAILABLE of sysexits.h).
@@ -46,6 +48,9 @@ enum Command {
     /// A site's own file, `sluice.toml`.
     #[command(subcommand)]
     Site(SiteCommand),
+    /// The data partition.
+    #[command(subcommand)]
+    Data(DataCommand),
     /// The network's files.
     #[command(subcommand)]
     Network(NetworkCommand),
@@ -89,6 +94,28 @@ enum SiteCommand {
 enum SiteKey {
     Disk,
     Erase,
+    /// `yes` or `no`: whether data is to be encrypted.
+    Encrypt,
+}
+
+#[derive(Subcommand)]
+enum DataCommand {
+    /// Make an empty file system on the partition, encrypted if the site's file has a passphrase for it. What was on it is lost.
+    Make {
+        /// The partition.
+        device: PathBuf,
+        /// The site's file; without one, nothing is encrypted.
+        #[arg(long, value_name = "FILE")]
+        site: Option<PathBuf>,
+    },
+    /// Open it, by the machine's TPM or with somebody who types the passphrase, for whom this waits. One that is not encrypted is open.
+    Open,
+    /// Ask for the passphrase on a terminal until it is open.
+    Unlock {
+        /// The terminal's device.
+        #[arg(long, value_name = "DEVICE")]
+        tty: PathBuf,
+    },
 }
 
 #[derive(Subcommand)]
@@ -101,6 +128,9 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Console { tty, language } => return console::serve(&tty, language),
         Command::Site(command) => site(command),
+        Command::Data(DataCommand::Unlock { tty }) => return data::unlock(&tty),
+        Command::Data(DataCommand::Open) => data::open(&Place::real()),
+        Command::Data(DataCommand::Make { device, site }) => make_data(&device, site.as_deref()),
         Command::Network(NetworkCommand::Recover) => recover(&Place::real()),
         Command::System { settled } => upgrade::tell(settled),
         Command::Upgrade { brought: Some(folder) } => upgrade::take_brought(&folder),
@@ -127,13 +157,22 @@ fn site(command: SiteCommand) -> anyhow::Result<()> {
         }
         SiteCommand::Value { file, key } => {
             let site = Site::read(&file)?;
+            let encrypt = if site.passphrase().is_some() { "yes" } else { "no" };
             let value = match key {
                 SiteKey::Disk => site.disk,
                 SiteKey::Erase => site.erase,
+                SiteKey::Encrypt => Some(encrypt.into()),
             };
             println!("{}", value.unwrap_or_default());
         }
     }
+    Ok(())
+}
+
+fn make_data(device: &Path, site: Option<&Path>) -> anyhow::Result<()> {
+    let site = site.map(Site::read).transpose()?.unwrap_or_default();
+    let made = data::make(&Place::real(), device, site.passphrase())?;
+    println!("{made}");
     Ok(())
 }
 

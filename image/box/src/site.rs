@@ -15,6 +15,9 @@
 //! dns = "192.0.2.53 192.0.2.54"
 //! ntp = "192.0.2.123"
 //!
+//! [data]
+//! passphrase = "..."          # data is encrypted: the machine's TPM opens it, where there is one, else whoever types this at each start
+//!
 //! [edge]                      # lines of edge.toml as they are; [edge.capture] is its [capture]
 //! ```
 
@@ -27,6 +30,7 @@ use crate::trial;
 use networks::Networks;
 use serde::{Deserialize, Deserializer, de};
 use std::fs;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use zeroize::Zeroizing;
@@ -35,6 +39,8 @@ use zeroize::Zeroizing;
 pub(crate) const MOST_BYTES: u64 = 64 << 10;
 /// As `sluice-edge enrol` takes them.
 pub(crate) const MOST_TOKEN: usize = 16_000;
+/// Characters of a passphrase. The least is what people can be asked to type; the most is half of what cryptsetup takes from a terminal.
+pub(crate) const PASSPHRASE: RangeInclusive<usize> = 16..=256;
 /// For `sluice-edge check-config`, which reads one file, on a slow disk.
 const CHECK: Duration = Duration::from_secs(30);
 
@@ -51,7 +57,16 @@ pub(crate) struct Site {
     #[serde(default)]
     network: Networks,
     #[serde(default)]
+    data: DataWishes,
+    #[serde(default)]
     edge: toml::Table,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct DataWishes {
+    #[serde(default, deserialize_with = "passphrase")]
+    passphrase: Option<Zeroizing<String>>,
 }
 
 /// Why a site's file cannot be used.
@@ -125,6 +140,11 @@ impl Site {
         Ok(())
     }
 
+    /// What opens the data partition beside the machine's TPM; without it, data is not encrypted.
+    pub(crate) fn passphrase(&self) -> Option<&str> {
+        self.data.passphrase.as_ref().map(|passphrase| passphrase.as_str())
+    }
+
     fn edge_lines(&self) -> Result<String, SiteError> {
         Ok(toml::to_string(&self.edge)?)
     }
@@ -170,6 +190,19 @@ fn token<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Zeroizing<String>>
         Ok(Some(token))
     } else {
         Err(de::Error::custom("token is not what sluice-gateway token printed"))
+    }
+}
+
+fn passphrase<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Zeroizing<String>>, D::Error> {
+    let passphrase = Zeroizing::new(String::deserialize(from)?);
+    if PASSPHRASE.contains(&passphrase.len()) && passphrase.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        Ok(Some(passphrase))
+    } else {
+        Err(de::Error::custom(format!(
+            "passphrase has from {} to {} letters, digits, spaces and signs that every keyboard has (ASCII)",
+            PASSPHRASE.start(),
+            PASSPHRASE.end()
+        )))
     }
 }
 

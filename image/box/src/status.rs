@@ -15,7 +15,7 @@ pub(crate) use view::{Line, lines};
 
 use crate::files::words_of;
 use crate::run::{Place, now};
-use release::report::SystemReport;
+use release::report::{InstallReport, InstallState, SystemReport};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Disks whose warnings are read.
@@ -94,6 +94,10 @@ pub(crate) struct Facts {
     pub(crate) edge: Option<Edge>,
     /// Whether the data partition is there.
     pub(crate) data: bool,
+    /// What opened it, if it is encrypted: `tpm` or `passphrase`.
+    pub(crate) data_key: Option<String>,
+    /// A version in the other slot that waits for this machine to be started anew.
+    pub(crate) waiting: bool,
     /// What runs, as `sluice-box system` wrote it down.
     pub(crate) system: Option<SystemReport>,
     /// What smartd and the watch over data have to say.
@@ -138,6 +142,8 @@ impl Watch {
             health,
             edge: self.edge.as_ref().and_then(|(_, edge)| edge.clone()),
             data: has_data(place),
+            data_key: crate::data::opened(place),
+            waiting: crate::data::needs_a_person(place) && waits_for_a_start(place),
             system: release::report::read(&place.path("/run/sluice/system.json")).ok().flatten(),
             warnings: warnings(place),
             at: machine_time(),
@@ -160,6 +166,12 @@ fn warnings(place: &Place) -> Vec<String> {
     files.extend(disks.take(DISKS).map(|disk| disk.path()));
     files.sort();
     files.iter().filter_map(|file| words_of(file, 300)).collect()
+}
+
+/// Whether a release was put on trial since this machine was started.
+fn waits_for_a_start(place: &Place) -> bool {
+    let report = release::report::read::<InstallReport>(&place.path("/run/sluice/install.json")).ok().flatten();
+    report.is_some_and(|report| matches!(report.state, InstallState::OnTrial))
 }
 
 fn has_data(place: &Place) -> bool {

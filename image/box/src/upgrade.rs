@@ -1,6 +1,7 @@
 //! Another release of the system on this box: the command that has root. What runs stays what is started until all is in its place.
 
 use crate::console::stick;
+use crate::data;
 use crate::run::{Place, succeed};
 use crate::status::FOLDER;
 use anyhow::Context;
@@ -39,6 +40,14 @@ pub(crate) fn tell(settled: bool) -> anyhow::Result<()> {
 /// Installs what the daemon brought.
 pub(crate) fn take_brought(folder: &Path) -> anyhow::Result<()> {
     let manifest = upgrade(&Machine::default(), From::Daemon(folder), &mut |_, _| {})?;
+    if data::needs_a_person(&Place::real()) {
+        // It would stand there with nothing replicated until somebody comes.
+        let version = &manifest.version;
+        println!(
+            "version {version} is in the other slot and is tried when somebody at the box starts it anew, for the passphrase has to be typed"
+        );
+        return Ok(());
+    }
     start_anew(&manifest.version)
 }
 

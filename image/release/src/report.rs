@@ -79,7 +79,7 @@ pub enum InstallState {
         /// Bytes in all.
         total: u64,
     },
-    /// On trial from the next start on, which is at once.
+    /// On trial from the next start on: at once, or, where only a passphrase opens data, when somebody at the box starts it anew.
     OnTrial,
     /// It could not be.
     Failed {

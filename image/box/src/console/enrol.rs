@@ -1,15 +1,12 @@
 //! Enrolment with a token that somebody pastes.
 
 use super::Console;
-use crate::files::failed;
 use crate::run::{Said, daemons_user, run};
+use crate::secret::SecretFile;
 use crate::site::{MOST_TOKEN, is_token};
 use crate::status::FOLDER;
 use crate::terminal::{Echo, Stop};
-use std::fs::{self, File, OpenOptions};
-use std::io::{Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::fs;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
@@ -62,8 +59,9 @@ pub(super) fn enrol(console: &mut Console) -> Result<(), Stop> {
 }
 
 fn ask(console: &Console, token: &str) -> anyhow::Result<Said> {
-    let file = TokenFile::put(&console.place.path(FOLDER), token)?;
-    Ok(run(console.place.edge().args(["enrol", "--token-file"]).arg(&file.path), WITHIN)?)
+    let owner = daemons_user().map(|user| (user.uid, user.gid));
+    let file = SecretFile::put(&console.place.path(FOLDER), "token", token, owner)?;
+    Ok(run(console.place.edge().args(["enrol", "--token-file"]).arg(file.path()), WITHIN)?)
 }
 
 /// What the site's file brought is of no use any more.
@@ -76,54 +74,5 @@ fn forget_the_sites_token(console: &Console) {
     };
     if let Some(why) = stopped.err().map(|why| why.to_string()).or(removed.map(|why| why.to_string())) {
         console.record(&format!("the token of the site's file could not be forgotten: {why}"));
-    }
-}
-
-/// A token in memory only the daemon's user can read; erased when it is dropped.
-struct TokenFile {
-    path: PathBuf,
-    file: File,
-    length: usize,
-}
-
-impl TokenFile {
-    fn put(folder: &Path, token: &str) -> anyhow::Result<TokenFile> {
-        let path = folder.join(format!("token.{}", std::process::id()));
-        let _ = fs::remove_file(&path);
-        let file =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed("write", &path))?;
-        let mut file = TokenFile { path, file, length: token.len() };
-        if let Some(user) = daemons_user() {
-            let owner = (Some(user.uid.as_raw()), Some(user.gid.as_raw()));
-            std::os::unix::fs::fchown(&file.file, owner.0, owner.1).map_err(failed("give away", &file.path))?;
-        }
-        file.file.write_all(token.as_bytes()).map_err(failed("write", &file.path))?;
-        Ok(file)
-    }
-}
-
-impl Drop for TokenFile {
-    fn drop(&mut self) {
-        // It lies in memory: what is written over is gone.
-        let _ = self.file.rewind().and_then(|()| self.file.write_all(&vec![0; self.length]));
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::PermissionsExt;
-
-    #[test]
-    fn a_tokens_file_is_for_one_user_and_is_gone_afterwards() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = TokenFile::put(folder.path(), "sluice1.SECRET").unwrap();
-        assert_eq!(fs::read_to_string(&file.path).unwrap(), "sluice1.SECRET");
-        assert_eq!(fs::metadata(&file.path).unwrap().permissions().mode() & 0o777, 0o600);
-        fs::hard_link(&file.path, folder.path().join("kept")).unwrap();
-        drop(file);
-        assert_eq!(fs::read(folder.path().join("kept")).unwrap(), [0; 14]);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

@@ -79,6 +79,14 @@ fn a_file_that_says_nothing_changes_nothing() {
 }
 
 #[test]
+fn a_passphrase_is_what_asks_for_encryption() {
+    let site = Site::parse("[data]\npassphrase = \"correct horse battery\"\n").unwrap();
+    assert_eq!(site.passphrase(), Some("correct horse battery"));
+    assert_eq!(Site::parse("[data]\n").unwrap().passphrase(), None);
+    assert_eq!(Site::parse(WHOLE).unwrap().passphrase(), None);
+}
+
+#[test]
 fn files_of_windows_are_read_too() {
     let site = Site::parse(&format!("\u{feff}{}", WHOLE.replace('\n', "\r\n"))).unwrap();
     assert_eq!(site.networks().len(), 1);
@@ -116,6 +124,9 @@ fn what_is_wrong_is_said_with_its_line() {
     assert_refused("token = \"a b\"\n", 1, "token is not what");
     assert_refused("token = \"a\"\ntoken = \"b\"\n", 2, "duplicate key");
     assert_refused("[netwrk]\n", 1, "unknown field `netwrk`");
+    assert_refused("[data]\npassphrase = \"too short\"\n", 2, "passphrase has from 16 to 256 letters");
+    assert_refused("[data]\npassphrase = \"schlüssel für die daten\"\n", 2, "that every keyboard has");
+    assert_refused("[data]\npasphrase = \"x\"\n", 2, "unknown field `pasphrase`");
     assert_refused("token = \"open\n", 1, "");
 }
 
@@ -136,6 +147,8 @@ fn a_token_in_the_wrong_place_is_not_repeated() {
         "[edge]\n[[edge]]\n[network]\ncard = \"sluice1.SECRET\"\n",
         "[network]\ncard = \"sluice1.SECRET\"\n",
         "token = [\"sluice1.SECRET\"]\n",
+        "[data]\npassphrase = \"SECRET\"\n",
+        "data = \"a SECRET of many characters\"\n",
     ] {
         let (_, said) = refused(text);
         assert!(!said.contains("SECRET"), "{said}");

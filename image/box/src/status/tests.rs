@@ -28,6 +28,8 @@ fn facts() -> Facts {
         health: Some(health),
         edge: Some(serde_json::from_str(PRINTED).unwrap()),
         data: true,
+        data_key: None,
+        waiting: false,
         system: None,
         warnings: Vec::new(),
         at: AT,
@@ -107,6 +109,23 @@ fn what_is_wrong_is_said_in_the_daemons_words() {
     assert!(said.contains("  The data partition cannot be used: nothing is replicated.\n"), "{said}");
     ill.health = None;
     assert!(shown(&ill, Language::English).contains("  gateway    the daemon does not answer yet\n"));
+}
+
+#[test]
+fn whether_data_is_encrypted_and_who_opens_it_is_said() {
+    let mut box_ = facts();
+    assert!(!shown(&box_, Language::English).contains("encrypted"));
+    box_.data_key = Some("tpm".into());
+    assert!(shown(&box_, Language::English).contains("\n  data       encrypted, opened by the TPM\n"));
+    (box_.data_key, box_.waiting) = (Some("passphrase".into()), true);
+    let said = shown(&box_, Language::English);
+    assert!(said.contains("\n  data       encrypted; EACH START needs somebody who types the passphrase\n"), "{said}");
+    assert!(
+        said.contains("\n  upgrade    another version is ready: restart this box by the menu and type\n"),
+        "{said}"
+    );
+    let chinese = shown(&box_, Language::Chinese);
+    assert!(chinese.contains("每次启动都须有人输入口令\n") && chinese.contains("新版本已就绪"), "{chinese}");
 }
 
 #[test]

@@ -68,6 +68,7 @@ impl View {
         if facts.release.role == Role::Edge {
             self.edge(facts);
         }
+        self.encryption(facts);
         self.troubles(facts);
     }
 
@@ -169,6 +170,26 @@ impl View {
                 format!("另有 {more} 个卷，状态较好：见网页"),
             );
             self.fleeting("", &text);
+        }
+    }
+
+    fn encryption(&mut self, facts: &Facts) {
+        let t = self.language;
+        let text = match facts.data_key.as_deref() {
+            Some("tpm") => t.of("encrypted, opened by the TPM", "已加密，由 TPM 解锁"),
+            Some(_) => t.of(
+                "encrypted; EACH START needs somebody who types the passphrase",
+                "已加密；每次启动都须有人输入口令",
+            ),
+            None => return,
+        };
+        self.put(t.of("data", "数据"), text, 1);
+        if facts.waiting {
+            let text = t.of(
+                "another version is ready: restart this box by the menu and type the passphrase",
+                "新版本已就绪：请从菜单重新启动本设备并输入口令",
+            );
+            self.put(t.of("upgrade", "升级"), text, 2);
         }
     }
 

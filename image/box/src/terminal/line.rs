@@ -18,6 +18,8 @@ pub(crate) enum Echo {
     Plain,
     /// A secret, as it is pasted: stars behind its first characters, and line breaks in it are none.
     Secret,
+    /// A secret that somebody types: not even how long it is.
+    Nothing,
 }
 
 impl Terminal {
@@ -38,15 +40,25 @@ impl Terminal {
                 Ok(Key::Char(char)) => {
                     line.push(char);
                     let hidden = echo == Echo::Secret && line.chars().count() > SHOWN;
-                    self.write(if hidden { "*" } else { char.encode_utf8(&mut utf8) })?;
+                    if echo != Echo::Nothing {
+                        self.write(if hidden { "*" } else { char.encode_utf8(&mut utf8) })?;
+                    }
                 }
                 Ok(Key::Erase) => {
                     if let Some(char) = line.pop() {
-                        self.erase(if echo == Echo::Plain { width(char.encode_utf8(&mut utf8)) } else { 1 })?;
+                        self.erase(match echo {
+                            Echo::Plain => width(char.encode_utf8(&mut utf8)),
+                            Echo::Secret => 1,
+                            Echo::Nothing => 0,
+                        })?;
                     }
                 }
                 Ok(Key::EraseAll) => {
-                    let cells = if echo == Echo::Plain { width(&line) } else { line.chars().count() };
+                    let cells = match echo {
+                        Echo::Plain => width(&line),
+                        Echo::Secret => line.chars().count(),
+                        Echo::Nothing => 0,
+                    };
                     line.clear();
                     self.erase(cells)?;
                 }

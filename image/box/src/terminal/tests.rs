@@ -102,6 +102,12 @@ fn what_is_typed_is_echoed_and_can_be_taken_back() {
 }
 
 #[test]
+fn of_a_secret_that_is_typed_not_even_the_length_is_shown() {
+    assert_eq!(line("ab\x7fc\r", Echo::Nothing, 80), ("ac".into(), "\n".into()));
+    assert_eq!(line("abc\x15d\r", Echo::Nothing, 80), ("d".into(), "\n".into()));
+}
+
+#[test]
 fn a_line_that_is_too_long_rings_and_keeps_its_beginning() {
     assert_eq!(line("abcde\r", Echo::Plain, 3), ("abc".into(), "abc\x07\x07\n".into()));
 }
