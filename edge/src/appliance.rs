@@ -74,7 +74,7 @@ impl ApplianceStatus {
                 Some(format!("Fetches another release of its system: {done} of {total}."))
             }
             Stage::Installing { .. } => {
-                Some("Installs another release of its system; the machine starts anew when that is done.".to_owned())
+                Some("Installs another release of its system; the machine starts anew when that is done, or when somebody who has the passphrase of its data starts it.".to_owned())
             }
             Stage::Failed { why, .. } => Some(format!("Could not take another release of its system: {why}.")),
         }
@@ -178,10 +178,7 @@ impl Keeper {
 
     async fn read<T: serde::de::DeserializeOwned + Send + 'static>(&self, name: &str) -> io::Result<Option<T>> {
         let path = self.daemon.config().appliance.folder.join(name);
-        blocking(move || {
-            report::read(&path).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
-        })
-        .await
+        blocking(move || read_report(&path)).await
     }
 
     /// Takes the result of a fetch that is over.
@@ -208,9 +205,9 @@ impl Keeper {
         let mut here = blocking(move || {
             io::Result::Ok(Here {
                 fetched: Fetched::find(&folder),
-                handed: report::read(&folder.join("handed"))?,
+                handed: read_report(&folder.join("handed"))?,
                 is_waiting: folder.join("ready").exists(),
-                failure: report::read(&folder.join("failed"))?,
+                failure: read_report(&folder.join("failed"))?,
                 installing,
                 exports,
             })
@@ -319,6 +316,11 @@ impl Keeper {
     }
 }
 
+/// A small file; what is wrong is said with its name.
+fn read_report<T: serde::de::DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    report::read(path).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+}
+
 /// The manifest, if somebody trusted signed it; else which release it says it is about, and why it is not believed.
 fn read(text: &str, keys: &Path) -> Result<Manifest, (ReleaseId, String)> {
     let keys = release::install::read_keys(keys).map_err(|error| error.to_string());
@@ -389,6 +391,16 @@ mod tests {
             stage,
             last: None,
         }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("handed");
+        assert!(read_report::<Handed>(&path).unwrap().is_none());
+        std::fs::write(&path, "{").unwrap();
+        let said = read_report::<Handed>(&path).unwrap_err().to_string();
+        assert!(said.starts_with(&path.display().to_string()), "{said}");
     }
 
     #[test]

@@ -53,11 +53,11 @@ test_encrypted() {
 see 600 Passphrase, then Enter
 see 60 请输入口令
 type wrong horse battery\\r
-see 120 This is not the passphrase
+see 300 This is not the passphrase
 unseen horse
 see 60 Passphrase, then Enter
 type $passphrase\\r
-see 120 Data is open
+see 300 It is the passphrase
 unseen horse
 see 600 EACH START needs somebody who types the passphrase
 EOF
@@ -68,7 +68,7 @@ EOF
   talk encrypted <<EOF
 see 600 Passphrase, then Enter
 type $passphrase\\r
-see 120 Data is open
+see 300 It is the passphrase
 EOF
   await_ready encrypted A "$version" 600
   stop_machine
@@ -89,7 +89,7 @@ test_encrypted_image() {
   await_line encrypted_image 'Passphrase, then Enter' 600 # of the next start
   talk encrypted_image <<EOF
 type $passphrase\\r
-see 120 Data is open
+see 300 It is the passphrase
 EOF
   await_ready encrypted_image A "$version" 600
   cpu=$(cpu_seconds)

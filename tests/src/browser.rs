@@ -173,6 +173,13 @@ impl Browser {
         self.command("POST", &format!("/element/{id}/value"), Some(&json!({ "text": text }))).map(drop)
     }
 
+    /// Chooses a file, as the dialogue of a file field would.
+    pub fn choose_file(&self, selector: &str, path: &Path) -> Result<(), BrowserError> {
+        let id = self.find(selector)?;
+        let path = path.to_string_lossy();
+        self.command("POST", &format!("/element/{id}/value"), Some(&json!({ "text": path }))).map(drop)
+    }
+
     /// Presses keys where the focus is; special ones by their code points of WebDriver.
     pub fn press(&self, keys: &str) -> Result<(), BrowserError> {
         let actions: Vec<Value> = keys

@@ -1,6 +1,7 @@
 //! The lab: what the scenarios, benchmarks and the demo are made of.
 //!
 //! ```text
+//!   appliance what an edge sees of the appliance's system
 //!   browser   a real Chromium: pages, clicks, screenshots, what axe finds
 //!   codec     capture, coding and ingest between two stores of this process
 //!   index     the store's index at the size of 50 TB
@@ -16,6 +17,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "the lab watches real time")]
 
+pub mod appliance;
 pub mod browser;
 pub mod codec;
 pub mod guest;

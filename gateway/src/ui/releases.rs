@@ -69,9 +69,9 @@ async fn show(State(web): State<Arc<Web>>, visitor: Visitor) -> Result<Response,
         section.card data-part="versions" data-again="10" aria-labelledby="runs" { (picture(&known.sites, language)) }
         div data-part="rollout" { @if let Some(last) = known.last.as_ref().filter(|last| !is_over(last)) { (rollout::card(last, known.may, language)) } }
         @if known.may { (rollout::form(&known.releases, &known.sites, known.last.as_ref(), language)) }
-        (sites(&known.sites, language))
+        div data-part="sites" { (sites(&known.sites, language)) }
         (releases(&known, language))
-        (rollouts(&known.rollouts, language))
+        div data-part="rollouts" { (rollouts(&known.rollouts, language)) }
     };
     Ok(Shell { visitor: &visitor, title, place: "/versions", follows: None, content }.render().into_response())
 }
@@ -127,7 +127,7 @@ fn picture(sites: &[VersionLine], language: Language) -> Markup {
 fn sites(sites: &[VersionLine], language: Language) -> Markup {
     html! {
         @if !sites.is_empty() {
-            section.card data-part="sites" {
+            section.card {
                 h2 { (language.of("Site by site", "站点明细")) }
                 div.scroll tabindex="0" role="region" aria-label=(language.of("Versions of sites", "各站点版本")) {
                     table.stack {

@@ -176,7 +176,13 @@ fn waits_for_a_start(place: &Place) -> bool {
 
 fn has_data(place: &Place) -> bool {
     let mounts = crate::files::read_at_most(&place.path("/proc/self/mounts"), 1 << 20).unwrap_or_default();
-    String::from_utf8_lossy(&mounts).lines().any(|mount| mount.split(' ').nth(1) == Some("/data"))
+    is_data_mounted(&String::from_utf8_lossy(&mounts))
+}
+
+/// Where nothing is mounted, the folder below is: systemd makes a mount of each path that this process may write to.
+fn is_data_mounted(mounts: &str) -> bool {
+    let is_data = |mount: &str| matches!(mount.split(' ').collect::<Vec<_>>()[..], [_, "/data", "ext4", ..]);
+    mounts.lines().any(is_data)
 }
 
 #[allow(clippy::disallowed_methods, reason = "ages are shown by the machine's clock")]

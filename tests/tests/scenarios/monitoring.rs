@@ -2,12 +2,9 @@
 //! asked. One that cannot be read fails; so does one that asks for a series that nobody exposes, because an alert on that would never fire.
 
 use anyhow::{Context, Result, bail, ensure};
+use lab::appliance::{appliance, release};
 use lab::volumes::Sample;
 use lab::world::{Daemon, Edge, EdgeOptions, Ended, Gateway, GatewayOptions, HURRY, PATIENCE, World, free_tcp};
-use release::bundle;
-use release::report::{self, SystemReport};
-use release::slots::Slot;
-use release::verity::Verity;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,8 +13,6 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use wire::release::{Manifest, ReleaseId, Role};
-use wire::statement::{KeyId, StatementKey};
 
 /// What a scenario cannot have because it takes days: what is recorded of two weeks (`monitoring/tests/content.yml` proves it), and runs of workers whose first
 /// one comes after a day or a month. And a line that is slower than what is allowed: there is none here (`monitoring/tests/line.yml`).
@@ -283,47 +278,6 @@ impl Site {
         gateway.run("policy", &["set", "--site", self.edge.site(), "--file", &file, "--reason", "a test"])?;
         Ok(())
     }
-}
-
-/// A release of the appliance's system, which does nothing, and the key that signed it.
-fn release(world: &World) -> Result<(PathBuf, KeyId)> {
-    let key = StatementKey::read(&StatementKey::generate()).context("a key that was just made")?;
-    let image = [7; 64 << 10];
-    let mut verity = Verity::new([0; 32]);
-    verity.update(&image);
-    let manifest = Manifest {
-        role: Role::Edge,
-        version: "2.0".into(),
-        sequence: 2,
-        bytes: image.len() as u64,
-        id: verity.finish().root(),
-        salt: [0; 32],
-        made: dedupe::UnixMillis(0),
-        next_key: None,
-    };
-    let path = world.path().join("next.sluice-release");
-    bundle::write(&manifest.sign(&key)?.to_json(), image.as_slice(), fs::File::create(&path)?, 1)?;
-    Ok((path, key.public()))
-}
-
-/// What an appliance's daemon is told of its system, and where: a line of the edge's configuration.
-fn appliance(world: &World) -> Result<String> {
-    let folder = world.path().join("appliance");
-    fs::create_dir(&folder)?;
-    let system = SystemReport {
-        role: "edge".into(),
-        version: "1.0".into(),
-        sequence: 1,
-        release: ReleaseId([1; 32]).hex(),
-        slot: Slot::A,
-        confirmed: true,
-        previous: None,
-        left: None,
-        settled: true,
-        last: None,
-    };
-    report::write(&folder.join("system.json"), &system)?;
-    Ok(format!("appliance = {{ folder = \"{0}\", keys = \"{0}/keys\" }}", folder.display()))
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! screenshots lie in `target/screenshots`, for people to look at.
 
 mod exports;
+mod versions;
 
 use anyhow::{Context, Result, ensure};
 use lab::browser::{Browser, missing};
@@ -157,11 +158,16 @@ fn gateway_with_pages(world: &World) -> Result<(Gateway, SocketAddr)> {
 
 /// A gateway whose pages have these lines more under `[web]`, and what follows it.
 fn gateway_with(world: &World, more: &str) -> Result<(Gateway, SocketAddr)> {
+    gateway_of(world, "", more)
+}
+
+/// The same, with lines of its own configuration as well.
+fn gateway_of(world: &World, own: &str, more: &str) -> Result<(Gateway, SocketAddr)> {
     let pages = free_tcp()?;
     let targets = world.path().join("targets");
     std::fs::create_dir_all(&targets)?;
     let web = format!("listen = \"{pages}\"\ntls = \"off\"\ntargets = [{targets:?}]\n{more}");
-    let extra = "ingress = \"100 Mbit/s\"".into();
+    let extra = format!("ingress = \"100 Mbit/s\"\n{own}");
     let mut gateway = world.gateway(GatewayOptions { web: Some(web), extra, ..GatewayOptions::default() })?;
     gateway.start()?;
     Ok((gateway, pages))

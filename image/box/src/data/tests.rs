@@ -1,4 +1,4 @@
-use super::unlock::{Tried, try_passphrase};
+use super::unlock::Passphrase;
 use super::*;
 use std::process::Command;
 
@@ -42,7 +42,8 @@ fn files_in(folder: &Path) -> Vec<String> {
 #[test]
 fn a_wrong_passphrase_opens_nothing_and_stays_nowhere() {
     let Some((folder, place)) = encrypted("correct horse battery") else { return };
-    assert_eq!(try_passphrase(&place, "wrong horse battery", "screen").unwrap(), Tried::Wrong);
+    assert!(Passphrase::prove(&place, "wrong horse battery").unwrap().is_none());
+    assert!(Passphrase::prove(&place, "correct horse battery").unwrap().is_some());
     assert_eq!(files_in(&folder.path().join("run/sluice")), [""; 0]);
     assert_eq!(opened(&place), None);
 }
@@ -51,7 +52,7 @@ fn a_wrong_passphrase_opens_nothing_and_stays_nowhere() {
 fn a_partition_that_cannot_be_read_is_not_a_wrong_passphrase() {
     let Some((folder, place)) = encrypted("correct horse battery") else { return };
     fs::write(place.path(PARTITION), [0; 4096]).unwrap();
-    let why = try_passphrase(&place, "correct horse battery", "screen").unwrap_err().to_string();
+    let why = Passphrase::prove(&place, "correct horse battery").err().unwrap().to_string();
     assert!(why.contains("cryptsetup: "), "{why}");
     assert_eq!(files_in(&folder.path().join("run/sluice")), [""; 0]);
 }

@@ -1,20 +1,14 @@
 //! Asking for the passphrase at a terminal, before anything else runs. The screen and the serial line each have a process for it; the first one that is given
 //! it opens data for both.
 
-use super::{OPENED, PARTITION, WITHIN, bind_to_tpm, cryptsetup, key_file, opened_by};
+use super::{MAPPED, OPENED, PARTITION, WITHIN, bind_to_tpm, cryptsetup, key_file, opened_by};
 use crate::language::Language;
 use crate::run::{Place, record, run, succeed};
+use crate::secret::SecretFile;
 use crate::site::PASSPHRASE;
 use crate::terminal::{Echo, Stop, Terminal};
 use std::path::Path;
 use std::process::ExitCode;
-
-/// What became of a passphrase that was typed.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Tried {
-    Opened,
-    Wrong,
-}
 
 /// Asks at the terminal `tty` until data is open, or the terminal is gone.
 pub(crate) fn unlock(tty: &Path) -> ExitCode {
@@ -60,52 +54,69 @@ pub(super) fn ask(terminal: &mut Terminal, place: &Place, who: &str) -> Result<(
             continue;
         }
         say(terminal, "Checking, this takes some seconds...", "正在验证，需要几秒钟……")?;
-        match try_passphrase(place, &typed, who) {
-            Ok(Tried::Opened) => say(terminal, "Data is open. The box starts.", "数据已解锁，设备正在启动。")?,
-            Ok(Tried::Wrong) => say(
-                terminal,
-                "This is not the passphrase. Mind capital letters and the keyboard: signs are where a US keyboard has them.",
-                "口令不正确。请注意大小写和键盘布局：符号位置按美式键盘。",
-            )?,
-            Err(why) => {
-                record(who, &format!("data cannot be opened: {why}"));
-                say(terminal, &format!("Data cannot be opened: {why}"), "数据无法解锁，原因见上。")?;
+        let opened = match Passphrase::prove(place, &typed) {
+            Ok(None) => {
+                record(who, "a wrong passphrase was typed");
+                say(
+                    terminal,
+                    "This is not the passphrase. Mind capital letters and the keyboard: signs are where a US keyboard has them.",
+                    "口令不正确。请注意大小写和键盘布局：符号位置按美式键盘。",
+                )?;
+                continue;
             }
+            Ok(Some(passphrase)) => {
+                // Said before it is done: as soon as data is open, this process is stopped.
+                record(who, "the passphrase was typed");
+                say(terminal, "It is the passphrase. The box starts.", "口令正确，设备正在启动。")?;
+                passphrase.open(place)
+            }
+            Err(why) => Err(why),
+        };
+        if let Err(why) = opened {
+            record(who, &format!("data cannot be opened: {why}"));
+            say(terminal, &format!("Data cannot be opened: {why}"), "数据无法解锁，原因见上。")?;
         }
     }
     Ok(())
 }
 
-/// Opens data with what was typed, and asks the TPM to do it from now on.
-pub(super) fn try_passphrase(place: &Place, typed: &str, who: &str) -> anyhow::Result<Tried> {
-    /// Of cryptsetup: no key of the header fits.
-    const NO_KEY: Option<i32> = Some(2);
+/// One that opens data, in a file for as long as this is there.
+pub(super) struct Passphrase(SecretFile);
 
-    let partition = place.path(PARTITION);
-    let key = key_file(place, typed)?;
-    let mut test = cryptsetup(place, &["open", "--test-passphrase", "--key-file"]);
-    let said = run(test.arg(key.path()).arg(&partition), WITHIN)?;
-    if said.status.code() == NO_KEY {
-        record(who, "a wrong passphrase was typed");
-        return Ok(Tried::Wrong);
-    }
-    anyhow::ensure!(said.status.success(), said.failure("cryptsetup".into()));
-    record(who, "the passphrase was typed");
-    // Before it is open: whoever waits for that reads it.
-    match bind_to_tpm(place, &partition, &key) {
-        Ok(()) => {
-            record("start", "the TPM opens data from the next start on");
-            opened_by(place, "tpm")?;
-        }
-        Err(why) => {
-            record("start", &format!("the TPM will not open data at the next start either: {why}"));
-            opened_by(place, "passphrase")?;
+impl Passphrase {
+    /// `None`: it is not the passphrase.
+    pub(super) fn prove(place: &Place, typed: &str) -> anyhow::Result<Option<Passphrase>> {
+        /// Of cryptsetup: no key of the header fits.
+        const NO_KEY: Option<i32> = Some(2);
+
+        let key = key_file(place, typed)?;
+        let mut test = cryptsetup(place, &["open", "--test-passphrase", "--key-file"]);
+        let said = run(test.arg(key.path()).arg(place.path(PARTITION)), WITHIN)?;
+        match said.status.code() {
+            Some(0) => Ok(Some(Passphrase(key))),
+            code if code == NO_KEY => Ok(None),
+            _ => Err(said.failure("cryptsetup".into()).into()),
         }
     }
-    let opened =
-        succeed(cryptsetup(place, &["open", "--key-file"]).arg(key.path()).arg(&partition).arg(super::MAPPED), WITHIN);
-    match opened {
-        Err(why) if !place.path(OPENED).exists() => Err(why.into()), // the other terminal may have been faster
-        _ => Ok(Tried::Opened),
+
+    /// Opens data, and asks the TPM to do it from now on.
+    fn open(&self, place: &Place) -> anyhow::Result<()> {
+        let partition = place.path(PARTITION);
+        // Before it is open: whoever waits for that reads it.
+        match bind_to_tpm(place, &partition, &self.0) {
+            Ok(()) => {
+                record("start", "the TPM opens data from the next start on");
+                opened_by(place, "tpm")?;
+            }
+            Err(why) => {
+                record("start", &format!("the TPM will not open data at the next start either: {why}"));
+                opened_by(place, "passphrase")?;
+            }
+        }
+        let mut open = cryptsetup(place, &["open", "--key-file"]);
+        match succeed(open.arg(self.0.path()).arg(&partition).arg(MAPPED), WITHIN) {
+            Err(why) if !place.path(OPENED).exists() => Err(why.into()), // the other terminal may have been faster
+            _ => Ok(()),
+        }
     }
 }

@@ -129,6 +129,16 @@ fn whether_data_is_encrypted_and_who_opens_it_is_said() {
 }
 
 #[test]
+fn data_is_there_only_if_its_own_file_system_is() {
+    let root = "overlay / overlay rw,relatime 0 0\n";
+    let data = "/dev/sda5 /data ext4 rw,nosuid,nodev,noatime 0 0\n";
+    assert!(is_data_mounted(&format!("{root}{data}")));
+    // As the console sees it when data cannot be mounted.
+    assert!(!is_data_mounted(&format!("{root}overlay /data overlay rw,relatime 0 0\n")));
+    assert!(!is_data_mounted(root));
+}
+
+#[test]
 fn the_lag_and_the_next_window_are_said_in_hours() {
     let mut busy = facts();
     let edge = busy.edge.as_mut().unwrap();
