@@ -94,4 +94,5 @@ EOF
   await_ready encrypted_image A "$version" 600
   cpu=$(cpu_seconds)
   stop_machine
+  ! grep -aqF "$passphrase" "$disk" || { echo "the passphrase lies on the disk in the clear" >&2; return 1; }
 }
