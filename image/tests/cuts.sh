@@ -150,8 +150,8 @@ cut_trial() { # COUNT FROM TO WHAT
 # A release that the gateway brings: asked for, installed, tried. What is cut twice while it is tried is left, as any other that does not get there.
 cut_upgrade() {
   local before=$cuts
-  import_running "$version"
-  import_running next
+  import_running "$version" "$sequence"
+  import_running next $((sequence + 1))
   at_office release import "$out/sluice-$role-third.sluice-release"
   at_office rollout start third --site branch --soak 0 --reason test
   while [ "$cuts" -lt $((before + 6)) ]; do
@@ -174,8 +174,8 @@ test_cuts() {
   local drives second=$work/cuts.second cuts=0 disk_cache=writeback
   RANDOM=$seed
   step "cuts: --seed $seed"
-  build next --binaries "$binaries" --until slot
-  build third --binaries "$binaries" --sequence $((sequence + 1)) --until release
+  build_next
+  build_third
   make_branch_disk "$second" 96
   new_centre 10.0.2.2 "$(free_port)"
   trust_releases

@@ -41,7 +41,7 @@ test_link() {
 # The same version, four times: without a line that comes back for the old one, without a line for both, with a line.
 test_nolink() {
   local drives machine_restarts=yes
-  build next --binaries "$binaries" --until slot
+  build_next
   new_disk nolink
   new_centre 10.0.2.2 "$(free_port)"
   make_site_volume "$work/site.img"

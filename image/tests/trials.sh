@@ -15,7 +15,7 @@ test_small() { # what a release of the same binaries changes: list of files, has
 }
 
 test_trial() {
-  build next --binaries "$binaries" --until slot
+  build_next
   new_disk trial
   put_trial next
   start trial bios
@@ -62,7 +62,7 @@ test_hangs() {
 
 test_damaged() {
   local file at
-  build next --binaries "$binaries" --until slot
+  build_next
   new_disk damaged
   put_trial next
   # The firmware of a card that is not there: no start reads it, only who reads everything.

@@ -23,10 +23,10 @@ trust_releases() { # the gateway takes what is signed as the images here
   printf '\n[releases]\nkeys = ["%s"]\n' "$("$binaries/sluice-release" public "$out/release.key")" >>"$centre/gateway.toml"
 }
 
-import_running() { # VERSION: what a box runs is the base of its upgrade, and the gateway has to know it
+import_running() { # VERSION SEQUENCE: what a box runs is the base of its upgrade, and the gateway has to know it
   local name=$out/sluice-$role-$1
   "$binaries/sluice-release" pack --slot "$name.slot" --bytes "$(sed -n 's/^set slot_offset=//p' "$name.slot.cfg")" \
-    --salt "$(sed -n 's/^verity_salt=//p' "$image/lib/slot.sh")" --role "$role" --version "$1" --sequence "$sequence" --key "$out/release.key" --level 1 \
+    --salt "$(sed -n 's/^verity_salt=//p' "$image/lib/slot.sh")" --role "$role" --version "$1" --sequence "$2" --key "$out/release.key" --level 1 \
     --out "$work/running.sluice-release"
   at_office release import "$work/running.sluice-release"
   rm "$work/running.sluice-release"
@@ -39,11 +39,11 @@ metric_is() { [ "$(office_metric "$1")" = "$2" ]; } # NAME VALUE
 # A box at the end of a line of 2 Mbit/s. Its gateway rolls out a version that is well, and then one whose daemon does not run.
 test_upgrade() {
   local drives machine_restarts=yes in_office came
-  build next --binaries "${next_binaries:-$binaries}" --sequence $((sequence + 1)) --until release
+  build_next
   mkdir -p "$work/broken"
   cp "$binaries"/sluice-{box,release} "$work/broken/"
   cp /bin/false "$work/broken/sluice-$role"
-  build broken --binaries "$work/broken" --sequence $((sequence + 2)) --until release
+  build broken --binaries "$work/broken" --sequence $((sequence + 3)) --until release
   new_disk upgrade
   # A box that does not get ready is left after three minutes, instead of a quarter of an hour.
   echo 'set machine=sluice.trial_seconds=180' >"$work/machine.cfg"
@@ -59,7 +59,7 @@ test_upgrade() {
   start upgrade bios "${drives[@]}"
   await_line upgrade "sluice: link up VERSION=$version" 900
 
-  import_running "$version"
+  import_running "$version" "$sequence"
   at_office release import "$out/sluice-$role-next.sluice-release"
   at_office release import "$out/sluice-$role-broken.sluice-release"
   at_office rollout start next --site branch --soak 0 --reason test
