@@ -16,6 +16,9 @@ const WRITING: Duration = Duration::from_secs(600);
 /// What sticks have. The kernel brings all of them.
 const FILE_SYSTEMS: [&str; 5] = ["vfat", "exfat", "ext4", "ext3", "ext2"];
 
+/// For lsblk. Without NAME it says nothing of which partition is on which disk.
+const LIST: [&str; 4] = ["-J", "-b", "-o", "NAME,PATH,FSTYPE,LABEL,SIZE,TRAN,RM"];
+
 /// What is done with a stick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
@@ -116,7 +119,7 @@ struct Device {
 
 /// All that are plugged in.
 pub(crate) fn sticks(place: &Place) -> anyhow::Result<Vec<Stick>> {
-    let said = succeed(place.program("lsblk").args(["-J", "-b", "-o", "PATH,FSTYPE,LABEL,SIZE,TRAN,RM"]), WITHIN)?;
+    let said = succeed(place.program("lsblk").args(LIST), WITHIN)?;
     let own = fs::canonicalize(place.path("/dev/sluice/disk")).ok();
     sticks_of(&said, own.as_deref())
 }
@@ -169,10 +172,7 @@ mod tests {
 
     #[test]
     fn what_lsblk_of_this_machine_says_is_understood() {
-        match run(
-            Place::real().program("lsblk").args(["-J", "-b", "-o", "NAME,PATH,FSTYPE,LABEL,SIZE,TRAN,RM"]),
-            WITHIN,
-        ) {
+        match run(Place::real().program("lsblk").args(LIST), WITHIN) {
             Ok(said) if said.status.success() => drop(sticks_of(&said.out, None).unwrap()),
             _ => println!("skipped: lsblk does not work here"),
         }
