@@ -46,7 +46,8 @@ pub struct Options {
     pub contexts: Vec<String>,
     /// Required TLS, and the name that the server's certificate has to carry.
     pub tls: Option<(Arc<rustls::ClientConfig>, rustls::pki_types::ServerName<'static>)>,
-    /// Connections, 1 to 64. Only one is made to a server that does not say that several see each other's writes.
+    /// Connections at most, 1 to 64. Only one is made to a server that does not say that several see each other's writes, and no more than the server lets
+    /// in within [`FURTHER`].
     pub connections: usize,
     /// How long connecting may take, and how long the server may send nothing while it owes an answer.
     pub patience: Duration,
@@ -141,6 +142,10 @@ pub struct Client {
     terms: Terms,
 }
 
+/// How long each connection after the first may take. A server that is at its limit (`qemu-nbd --shared`) leaves further ones in its queue for ever, and
+/// fewer of them are only slower.
+pub const FURTHER: Duration = Duration::from_secs(2);
+
 /// Bytes of a read or write that go in one request. Several in flight fill a line without filling the server's memory.
 const PIECE: u64 = 1 << 20;
 
@@ -160,8 +165,16 @@ impl Client {
         let several = terms.abilities & can::MULTI_CONN != 0 || terms.abilities & can::READ_ONLY != 0;
         let count = if several { options.connections.clamp(1, 64) } else { 1 };
         let mut links = vec![first];
+        let further = Options { patience: options.patience.min(FURTHER), ..options.clone() };
         while links.len() < count {
-            let (link, same) = Link::connect(address, options)?;
+            let (link, same) = match Link::connect(address, &further) {
+                Ok(made) => made,
+                Err(error) => {
+                    tracing::debug!(%address, connections = links.len(), %error, "no further connection to the NBD server");
+                    break;
+                }
+            };
+            let link = link.with_patience(options.patience);
             if same != terms {
                 return Err(ClientError::Refused {
                     what: "a further connection".into(),
@@ -193,6 +206,11 @@ impl Client {
         self.terms.abilities & can::READ_ONLY != 0
     }
 
+    /// The smallest block that the server reads, in bytes; only the export's end need not be at a multiple.
+    pub fn smallest(&self) -> u32 {
+        self.terms.blocks.0
+    }
+
     /// The block that the server likes best, in bytes.
     pub fn block(&self) -> u32 {
         self.terms.blocks.1
@@ -206,13 +224,26 @@ impl Client {
             self.piece(),
             |piece| self.send(command::READ, 0, piece, &[]),
             |piece, answer| {
-                let Answer::Data(data) = answer else {
-                    return Err(Malformed::Rule("a read was answered without data").into());
-                };
-                into[place(&range, &piece)].copy_from_slice(&data);
+                into[place(&range, &piece)].copy_from_slice(&data_of(answer)?);
                 Ok(())
             },
         )
+    }
+
+    /// As [`read`](Client::read), for several ranges at the same time: over a line with latency many short reads take little longer than one.
+    pub fn read_many(&self, wanted: &mut [(u64, &mut [u8])]) -> Result<(), ClientError> {
+        let mut pieces = Vec::new();
+        for (place, (at, into)) in wanted.iter().enumerate() {
+            let range = self.check("read", *at, into.len() as u64)?;
+            let starts = range.clone().step_by(self.piece() as usize);
+            pieces.extend(starts.map(|start| (place, start..range.end.min(start + self.piece()))));
+        }
+        let send = |(_, piece): &(usize, Range<u64>)| self.send(command::READ, 0, piece.clone(), &[]);
+        self.in_flight(pieces.into_iter(), send, |(place, piece), answer| {
+            let (at, into) = &mut wanted[place];
+            into[(piece.start - *at) as usize..(piece.end - *at) as usize].copy_from_slice(&data_of(answer)?);
+            Ok(())
+        })
     }
 
     /// Writes `bytes` at `at`. Durable after the next [`flush`](Client::flush).
@@ -285,6 +316,10 @@ impl Client {
         let mut at = range.start;
         let mut inside = Vec::with_capacity(extents.len());
         for (len, flags) in extents {
+            // Past the range that was asked for is allowed.
+            if u64::from(len) > self.terms.size - at {
+                return Err(Malformed::Rule("the server tells of bytes beyond the end of its export").into());
+            }
             let len = u64::from(len).min(range.end - at);
             if len > 0 {
                 inside.push((len, flags));
@@ -340,26 +375,44 @@ impl Client {
         link.send(Request { flags, command, cookie: 0, at: range.start, len }, payload, want)
     }
 
-    /// Sends `range` piece by piece, `take`s the answers, and keeps a bounded number in flight. The first error ends it; answers to what was sent before
-    /// are then not waited for.
+    /// Sends `range` piece by piece and `take`s the answers.
     fn pieces<'a>(
         &'a self,
         range: Range<u64>,
         piece: u64,
         send: impl Fn(Range<u64>) -> Result<Ticket<'a>, ClientError>,
-        mut take: impl FnMut(Range<u64>, Answer) -> Result<(), ClientError>,
+        take: impl FnMut(Range<u64>, Answer) -> Result<(), ClientError>,
     ) -> Result<(), ClientError> {
-        let mut waiting: VecDeque<(Range<u64>, Ticket<'a>)> = VecDeque::new();
-        let mut at = range.start;
+        let starts = range.clone().step_by(piece as usize);
+        let pieces = starts.map(|start| start..range.end.min(start.saturating_add(piece)));
+        self.in_flight(pieces, |piece| send(piece.clone()), take)
+    }
+
+    /// Sends `pieces`, `take`s the answers in that order, and keeps a bounded number in flight. The first error ends it; answers to what was sent before
+    /// are then not waited for.
+    fn in_flight<'a, P>(
+        &'a self,
+        mut pieces: impl Iterator<Item = P>,
+        send: impl Fn(&P) -> Result<Ticket<'a>, ClientError>,
+        mut take: impl FnMut(P, Answer) -> Result<(), ClientError>,
+    ) -> Result<(), ClientError> {
+        let mut waiting: VecDeque<(P, Ticket<'a>)> = VecDeque::new();
         loop {
-            while at < range.end && waiting.len() < IN_FLIGHT * self.links.len() {
-                let next = at..range.end.min(at + piece);
-                at = next.end;
-                waiting.push_back((next.clone(), send(next)?));
+            while waiting.len() < IN_FLIGHT * self.links.len() {
+                let Some(piece) = pieces.next() else { break };
+                let ticket = send(&piece)?;
+                waiting.push_back((piece, ticket));
             }
             let Some((piece, ticket)) = waiting.pop_front() else { return Ok(()) };
             take(piece, ticket.wait()?)?;
         }
+    }
+}
+
+fn data_of(answer: Answer) -> Result<Vec<u8>, ClientError> {
+    match answer {
+        Answer::Data(data) => Ok(data),
+        _ => Err(Malformed::Rule("a read was answered without data").into()),
     }
 }
 

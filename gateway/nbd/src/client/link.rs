@@ -111,6 +111,12 @@ impl Link {
         Ok((link, terms))
     }
 
+    /// How long the server may be silent from now on.
+    pub(super) fn with_patience(mut self, patience: Duration) -> Link {
+        self.patience = patience;
+        self
+    }
+
     /// Requests that somebody waits for.
     pub(super) fn load(&self) -> usize {
         self.load.load(Ordering::Relaxed)

@@ -143,6 +143,41 @@ fn nbdkit_is_read_and_written_with_delays_and_without_extents() {
 }
 
 #[test]
+fn many_short_reads_in_one_call_each_bring_their_own_bytes() {
+    let arguments = ["-f", "-U", "{}", "--filter=delay", "pattern", "64M", "delay-read=20ms"];
+    let Some(server) = Theirs::start("nbdkit", &arguments) else { return };
+    let client = Client::connect(&server.address(), &options("", 1)).unwrap();
+    let mut buffers = vec![vec![0; 24 << 10]; 100];
+    let places = (0..100).map(|number| number * (512 << 10) + 4096);
+    let mut wanted: Vec<_> = places.zip(buffers.iter_mut().map(Vec::as_mut_slice)).collect();
+    client.read_many(&mut wanted).unwrap();
+    for (at, bytes) in wanted {
+        assert!(bytes.chunks(8).zip((at..).step_by(8)).all(|(word, at)| word == at.to_be_bytes()), "{at}");
+    }
+    assert!(matches!(client.read_many(&mut [(64 << 20, &mut [0; 512])]), Err(ClientError::Misuse(_))));
+}
+
+#[test]
+fn a_server_that_lets_in_fewer_connections_than_are_wanted_is_used_with_those() {
+    if !has("qemu-nbd") || !has("qemu-img") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image");
+    std::fs::write(&path, vec![7; 4 << 20]).unwrap();
+    // The one that waits for the socket is the one more.
+    let arguments = ["--socket={}", "--persistent", "-r", "-f", "raw", "--shared=3", path.to_str().unwrap()];
+    let server = Theirs::start("qemu-nbd", &arguments).unwrap();
+    let first = Client::connect(&server.address(), &options("", 1)).unwrap();
+    let client = Client::connect(&server.address(), &options("", 4)).unwrap();
+    assert!(client.connections() < 4, "{}", client.connections());
+    let mut all = vec![0; 4 << 20];
+    client.read(0, &mut all).unwrap();
+    assert!(all.iter().all(|&byte| byte == 7));
+    drop(first);
+}
+
+#[test]
 fn an_error_of_the_server_is_told_and_ends_nothing() {
     let arguments =
         ["-f", "-U", "{}", "--filter=error", "memory", "16M", "error-pwrite=ENOSPC", "error-pwrite-rate=100%"];

@@ -382,3 +382,17 @@ fn a_read_is_answered_once_wholly_and_with_what_was_asked_for() {
         converse(&said(chunk::DONE, chunk::ERROR_PLAIN, 9, &[0, 0, 0, 28, 0, 3, b'f', b'u', b'l']), &STEPS[..1], LONG);
     assert!(matches!(failed, Err(ClientError::Failed { errno: Errno::Enospc, message, .. }) if message == "ful"));
 }
+
+#[test]
+fn what_a_server_tells_of_bytes_beyond_its_export_is_an_error() {
+    let good = good_server();
+    let before = &good[..good.len() - 20 - 32];
+    let status = |len: u32| {
+        let head = ChunkHead { flags: chunk::DONE, kind: chunk::BLOCK_STATUS, cookie: 1, len: 12 }.encode();
+        [before, &head, &[1, len, 3].map(u32::to_be_bytes).concat(), &good[good.len() - 20..]].concat()
+    };
+    // Beyond what was asked for is allowed.
+    assert_eq!(converse(&status(1 << 20), &STEPS, LONG).unwrap().1, [(65536, 3)]);
+    let error = converse(&status((1 << 20) + 1), &STEPS, LONG).unwrap_err();
+    assert!(error.to_string().contains("beyond the end of its export"), "{error}");
+}
