@@ -14,6 +14,7 @@ use crate::storage::PackClass;
 use crate::store::{MARK_SAMPLE, Store, decode, lock, slab_len};
 use redb::{ReadableDatabase, ReadableTable, WriteTransaction};
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use zstd::zstd_safe::CCtx;
 
@@ -226,8 +227,14 @@ impl Draft {
             context: pack::fast_context(),
             zero_leaves: Vec::new(),
             changed: false,
+            differing: Vec::new(),
             report: SlabReport::default(),
         })
+    }
+
+    /// Slabs that are as in the generation before, without being scanned.
+    pub fn keep(&self, slabs: Range<u64>) {
+        lock(&self.sink).done.extend(slabs);
     }
 
     /// All slabs below this one were captured before an interruption and need not be scanned again.
@@ -441,7 +448,7 @@ pub struct SlabReport {
 }
 
 /// Compares one slab of a source with the generation before and stores what is new. Feed it the whole slab in address order by
-/// [`SlabScan::data`] and [`SlabScan::hole`], in pieces of whole leaves (the volume's last may be shorter), then [`SlabScan::finish`].
+/// [`SlabScan::data`], [`SlabScan::hole`] and [`SlabScan::keep`], in pieces of whole leaves (the volume's last may be shorter), then [`SlabScan::finish`].
 pub struct SlabScan {
     draft: Arc<Draft>,
     slab: SlabNumber,
@@ -453,6 +460,7 @@ pub struct SlabScan {
     context: CCtx<'static>,
     zero_leaves: Vec<usize>,
     changed: bool,
+    differing: Vec<Range<u32>>,
     report: SlabReport,
 }
 
@@ -475,6 +483,25 @@ impl SlabScan {
         self.advance(len, |scan, number, _| scan.zero_leaf(number))
     }
 
+    /// The next `len` bytes are as in the generation before: somebody knows that without reading them.
+    ///
+    /// # Panics
+    /// When `len` is not whole leaves, except at the slab's end.
+    pub fn keep(&mut self, len: usize) -> Result<(), StoreError> {
+        self.advance(len, |scan, number, _| {
+            // In a slab that was all zeroes no leaf has its value yet.
+            if scan.old.is_none() {
+                scan.zero_leaves.push(number);
+            }
+            Ok(())
+        })
+    }
+
+    /// Where blocks differ from the generation before so far: bytes of the slab, whole blocks, ascending and apart.
+    pub fn differing(&self) -> &[Range<u32>] {
+        &self.differing
+    }
+
     /// The next bytes.
     ///
     /// # Panics
@@ -490,7 +517,7 @@ impl SlabScan {
     fn advance(
         &mut self,
         len: usize,
-        mut each: impl FnMut(&mut Self, usize, std::ops::Range<usize>) -> Result<(), StoreError>,
+        mut each: impl FnMut(&mut Self, usize, Range<usize>) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let end = self.at + len;
         assert!(end <= self.len() && (end == self.len() || end.is_multiple_of(LEAF)), "a scan is fed whole leaves");
@@ -508,8 +535,10 @@ impl SlabScan {
         let range = self.new.leaf_range(number);
         let first = range.start / BLOCK;
         let count = self.new.leaf_marks(number).len();
-        let was = self.new.leaf_marks(number).iter().filter(|mark| **mark != Mark::ZERO).count();
+        let had: Vec<bool> = self.new.leaf_marks(number).iter().map(|mark| *mark != Mark::ZERO).collect();
+        let was = had.iter().filter(|had| **had).count();
         if was > 0 {
+            had.iter().enumerate().filter(|(_, had)| **had).for_each(|(block, _)| self.differs(first + block));
             self.changed = true;
             self.report.zeroed_blocks += was as u64;
             self.new.splice(range.start as u32..((first + count) * BLOCK) as u32, []);
@@ -535,6 +564,7 @@ impl SlabScan {
                 continue;
             }
             self.new.marks[index] = mark;
+            self.differs(index);
             if mark == Mark::ZERO {
                 self.report.zeroed_blocks += 1;
                 self.new.splice(at as u32..(at + BLOCK) as u32, []);
@@ -544,6 +574,14 @@ impl SlabScan {
             }
         }
         Ok(())
+    }
+
+    fn differs(&mut self, block: usize) {
+        let (start, end) = ((block * BLOCK) as u32, ((block + 1) * BLOCK) as u32);
+        match self.differing.last_mut() {
+            Some(last) if last.end == start => last.end = end,
+            _ => self.differing.push(start..end),
+        }
     }
 
     fn append(&mut self, at: usize, block: &[u8]) -> Result<(), StoreError> {
