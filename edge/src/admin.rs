@@ -52,6 +52,13 @@ pub enum Request {
         /// Its name.
         name: String,
     },
+    /// Believe a volume's change tracker again.
+    VolumeTrust {
+        /// Its name.
+        name: String,
+        /// The dirty bitmap that follows its changes from now on; as before when absent.
+        bitmap: Option<String>,
+    },
     /// Capture one volume, or all.
     Capture {
         /// Its name; all when absent.
@@ -304,6 +311,10 @@ pub async fn handle(daemon: &Daemon, request: Request, replies: &mpsc::Sender<Re
         }
         Request::VolumeRemove { name } => {
             daemon.remove_volume(&name).await?;
+            Ok(names(daemon))
+        }
+        Request::VolumeTrust { name, bitmap } => {
+            daemon.trust_volume(&name, bitmap).await?;
             Ok(names(daemon))
         }
         Request::Capture { volume, wait } => capture(daemon, volume, wait, replies).await,

@@ -11,6 +11,8 @@ pub const DEFAULT_MEMORY: ByteCount = ByteCount(1 << 30);
 const FIXED: usize = 128 << 20;
 /// One capture worker: a slab's record old and new, a run of new bytes on its way into chunks (4 MiB), its read buffer (1 MiB), compression state.
 const PER_WORKER: usize = 8 << 20;
+/// One capture worker of a source that is far away: its read buffer is 3 MiB larger, and what is under way is held a second time.
+const PER_FAR_WORKER: usize = PER_WORKER + (6 << 20);
 /// New bytes of one parcel at most; larger ones brought nothing once what was just sent is a base too.
 const MAX_PARCEL: usize = 32 << 20;
 /// Old blocks chosen by anchors for one parcel at most: up to here the ratio still improved.
@@ -68,6 +70,12 @@ impl Budget {
     }
 }
 
+/// How many workers of a source that is far away have room in the memory of `workers`. Two where there are two: one alone would leave the line idle while
+/// it hashes; the 12 MiB that they take more are within the slack of [`FIXED`].
+pub fn far_workers(workers: usize) -> usize {
+    (workers * PER_WORKER / PER_FAR_WORKER).max(workers.min(2))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +102,12 @@ mod tests {
                 assert!(buffers + tables <= budget.encoder, "{mib} MiB: {options:?}");
             }
         }
+    }
+
+    #[test]
+    fn workers_of_far_sources_fit_into_the_memory_of_near_ones() {
+        assert_eq!([1, 2, 4, 8, 64].map(far_workers), [1, 2, 2, 4, 36]);
+        assert!((3..256).all(|workers| far_workers(workers) * PER_FAR_WORKER <= workers * PER_WORKER + (12 << 20)));
     }
 
     #[test]

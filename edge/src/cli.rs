@@ -1,14 +1,15 @@
 //! The command line: asks the running daemon, or does it itself where none runs and that makes sense.
 
 mod restore;
+mod volume;
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use dedupe::{ByteOffset, Progress};
 use monitoring::LogFormat;
 use sluice_edge::admin::{self, AskError, Outcome, Reply, Request};
-use sluice_edge::capture::OnReadError;
-use sluice_edge::source::{Source, SourceError, SourceSpec};
+use sluice_edge::capture::How;
+use sluice_edge::source::{Source, SourceError};
 use sluice_edge::status::Status;
 use sluice_edge::{CaptureReport, Config, Daemon, Extent, diagnostics, text};
 use std::io::{IsTerminal, Read, Write};
@@ -67,9 +68,9 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         token_file: Option<PathBuf>,
     },
-    /// Add, list and remove volumes.
+    /// Add, list and remove volumes; look at sources before, and say what is believed of them.
     #[command(subcommand)]
-    Volume(VolumeCommand),
+    Volume(volume::VolumeCommand),
     /// Capture a volume now.
     Capture {
         #[command(flatten)]
@@ -198,53 +199,12 @@ pub(crate) enum Command {
     },
 }
 
-#[derive(Subcommand)]
-pub(crate) enum VolumeCommand {
-    /// Replicate a volume from now on.
-    Add {
-        #[command(flatten)]
-        at: At,
-        /// Its name at this site.
-        name: String,
-        /// Where its bytes come from: file:PATH or block:DEVICE.
-        #[arg(long)]
-        source: SourceSpec,
-        /// When sectors cannot be read: stop the capture, or make them zero and list them.
-        #[arg(long, value_enum, default_value = "stop")]
-        on_read_error: OnReadError,
-    },
-    /// List the volumes.
-    List {
-        #[command(flatten)]
-        at: At,
-        /// Print the list as JSON.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Stop replicating a volume. What the gateway holds of it stays there.
-    Remove {
-        #[command(flatten)]
-        at: At,
-        /// Its name.
-        name: String,
-    },
-}
-
 /// Does everything but [`Command::Run`].
 pub(crate) async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run { .. } => unreachable!("the daemon is run by the caller"),
         Command::Enrol { at, token_file } => enrol(&at.load()?, token_file.as_deref()).await?,
-        Command::Volume(VolumeCommand::Add { at, name, source, on_read_error }) => {
-            let text = format!("volume {name} is replicated from {source} from now on");
-            request(&at.load()?, Request::VolumeAdd { name, source, on_read_error }).await?;
-            println!("{text}");
-        }
-        Command::Volume(VolumeCommand::List { at, json }) => list(&status(&at.load()?).await?, json)?,
-        Command::Volume(VolumeCommand::Remove { at, name }) => {
-            request(&at.load()?, Request::VolumeRemove { name: name.clone() }).await?;
-            println!("volume {name} is not replicated any more; what the gateway holds of it stays there");
-        }
+        Command::Volume(asked) => return volume::volume(asked).await,
         Command::Capture { at, volume, all: _, wait, json } => capture(&at.load()?, volume, wait, json).await?,
         Command::Generations(asked) => restore::generations(asked).await?,
         Command::Export(asked) => restore::export(asked).await?,
@@ -461,6 +421,14 @@ fn captured(report: &CaptureReport, wait: bool) -> String {
             text += &format!(" ({:.1} : 1)", report.dirty_bytes as f64 / report.coded_bytes as f64);
         }
     }
+    match &report.how {
+        How::Whole => {}
+        How::Reread { why } => text += &format!("\n  everything was read ({}): {why}", text::bytes(report.read_bytes)),
+        How::Changes { .. } => {
+            text +=
+                &format!("\n  {} were read: what changed, and a sample of the rest", text::bytes(report.read_bytes));
+        }
+    }
     if report.unreadable_ranges > 0 {
         text += &format!("\n  {} ranges of sectors were unreadable and are zero in it", report.unreadable_ranges);
     }
@@ -468,24 +436,6 @@ fn captured(report: &CaptureReport, wait: bool) -> String {
         text += "\n  the source was written to while it was read: take a snapshot of it if it should be consistent";
     }
     text
-}
-
-fn list(status: &Status, json: bool) -> anyhow::Result<()> {
-    if json {
-        let rows: Vec<_> = status
-            .volumes
-            .iter()
-            .map(|volume| serde_json::json!({"name": volume.name, "source": volume.source}))
-            .collect();
-        println!("{}", serde_json::to_string(&rows)?);
-        return Ok(());
-    }
-    if status.volumes.is_empty() {
-        println!("no volumes; add one with `sluice-edge volume add NAME --source file:PATH`");
-    }
-    let width = status.volumes.iter().map(|volume| volume.name.len()).max().unwrap_or(0);
-    status.volumes.iter().for_each(|volume| println!("{:width$}  {}", volume.name, volume.source));
-    Ok(())
 }
 
 fn show(status: &Status, json: bool) -> anyhow::Result<()> {
@@ -545,6 +495,12 @@ fn check(config: &Config) {
         Some(interval) => println!("capture            every {}", text::duration(interval)),
         None => println!("capture            when asked"),
     }
+    let sampling = config.capture.sampling;
+    println!(
+        "  verified         all of a tracked volume within {} captures, at most {} in each",
+        sampling.captures,
+        text::bytes(sampling.most.0)
+    );
     match config.http {
         Some(http) => println!("metrics, health    http://{http}/metrics, /health"),
         None => println!("metrics, health    not served"),

@@ -2,6 +2,8 @@
 
 use crate::appliance::ApplianceConfig;
 use crate::budget::{Budget, DEFAULT_MEMORY, MIN_MEMORY};
+use crate::capture::sample::{Sampling, UNIT};
+use crate::source::nbd::NbdConfig;
 use crate::text;
 use dedupe::ByteCount;
 use serde::Deserialize;
@@ -32,6 +34,8 @@ pub struct Config {
     pub max_datagram: Option<u16>,
     /// How volumes are captured.
     pub capture: CaptureConfig,
+    /// What all sources over NBD have in common.
+    pub nbd: NbdConfig,
     /// Where `/metrics` and `/health` are served; `None`: nowhere.
     pub http: Option<SocketAddr>,
     /// The page for people at the site; `None`: there is none.
@@ -63,6 +67,8 @@ pub struct CaptureConfig {
     pub interval: Option<Duration>,
     /// Threads that capture at most; the memory ceiling may allow fewer.
     pub workers: usize,
+    /// How much is read beside what a source says has changed.
+    pub sampling: Sampling,
 }
 
 /// Why a configuration cannot be used. Every text names the file, the line and the field, and what to write instead.
@@ -137,6 +143,8 @@ struct Raw {
     #[serde(default)]
     capture: RawCapture,
     #[serde(default)]
+    nbd: RawNbd,
+    #[serde(default)]
     http: RawHttp,
     /// `"127.0.0.1:9472"`, `"off"`, or `{ listen = "…", names = ["…"] }`.
     page: Option<Spanned<toml::Value>>,
@@ -156,6 +164,17 @@ struct RawAppliance {
 struct RawCapture {
     interval: Option<Spanned<String>>,
     workers: Option<Spanned<i64>>,
+    verify_within: Option<Spanned<i64>>,
+    verify_most: Option<Spanned<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawNbd {
+    connections: Option<Spanned<i64>>,
+    authorities: Option<PathBuf>,
+    certificate: Option<Spanned<PathBuf>>,
+    key: Option<PathBuf>,
 }
 
 #[derive(Default, Deserialize)]
@@ -190,7 +209,17 @@ impl Config {
             capture: CaptureConfig {
                 interval: page.interval(raw.capture.interval)?,
                 workers: page.workers(raw.capture.workers)?,
+                sampling: Sampling {
+                    captures: page.verify_within(raw.capture.verify_within)?,
+                    most: page.size(
+                        "capture.verify_most",
+                        raw.capture.verify_most,
+                        Sampling::default().most,
+                        ByteCount(UNIT),
+                    )?,
+                },
             },
+            nbd: page.nbd(raw.nbd)?,
             http: page.listen(raw.http.listen)?,
             page: page.page(raw.page)?,
             appliance: ApplianceConfig {
@@ -306,6 +335,36 @@ impl Page<'_> {
         }
     }
 
+    fn verify_within(&self, raw: Option<Spanned<i64>>) -> Result<u64, ConfigError> {
+        let Some(raw) = raw else { return Ok(Sampling::default().captures) };
+        let most = Sampling::MOST_CAPTURES;
+        let valid = u64::try_from(*raw.get_ref()).ok().filter(|captures| (1..=most).contains(captures));
+        let why = || format!("{} is not possible; write a number of captures from 1 to {most}", raw.get_ref());
+        valid.ok_or_else(|| self.refuse("capture.verify_within", &raw, why()))
+    }
+
+    /// Paths are taken from the configuration's directory, as the state directory is.
+    fn nbd(&self, raw: RawNbd) -> Result<NbdConfig, ConfigError> {
+        let beside = |path: PathBuf| self.path.parent().map(|dir| dir.join(&path)).unwrap_or(path);
+        let connections = match &raw.connections {
+            None => NbdConfig::default().connections,
+            Some(count) => {
+                usize::try_from(*count.get_ref()).ok().filter(|count| (1..=16).contains(count)).ok_or_else(|| {
+                    self.refuse("nbd.connections", count, format!("{} is not possible; write 1 to 16", count.get_ref()))
+                })?
+            }
+        };
+        let own = match (raw.certificate, raw.key) {
+            (Some(certificate), Some(key)) => Some((beside(certificate.into_inner()), beside(key))),
+            (Some(certificate), None) => {
+                return Err(self.refuse("nbd.certificate", &certificate, "needs `key` beside it, the file of its key"));
+            }
+            // Nothing is shown without a certificate.
+            (None, _) => None,
+        };
+        Ok(NbdConfig { connections, authorities: raw.authorities.map(beside), own })
+    }
+
     fn listen(&self, raw: Option<Spanned<String>>) -> Result<Option<SocketAddr>, ConfigError> {
         let Some(raw) = raw else { return Ok(Some(defaults::HTTP.parse().expect("the default address is valid"))) };
         if raw.get_ref() == "off" {
@@ -410,9 +469,13 @@ mod tests {
     fn a_full_file_is_read() {
         let config = parse(
             "state = \"here\"\nrate = \"unlimited\"\nassume_rate = \"10 Mbit/s\"\nmemory = \"384 MiB\"\ncache = \"1 TB\"\nspool = \"1 GiB\"\n\
-             max_datagram = 1452\n[capture]\ninterval = \"15 min\"\nworkers = 3\n[http]\nlisten = \"off\"\n",
+             max_datagram = 1452\n[capture]\ninterval = \"15 min\"\nworkers = 3\nverify_within = 10\nverify_most = \"2 GiB\"\n\
+             [nbd]\nconnections = 2\nauthorities = \"ca.pem\"\ncertificate = \"own.pem\"\nkey = \"/own.key\"\n[http]\nlisten = \"off\"\n",
         )
         .unwrap();
+        assert_eq!(config.capture.sampling, Sampling { captures: 10, most: ByteCount(2 << 30) });
+        let own = Some(("/etc/sluice/own.pem".into(), "/own.key".into()));
+        assert_eq!(config.nbd, NbdConfig { connections: 2, authorities: Some("/etc/sluice/ca.pem".into()), own });
         assert_eq!(config.state, Path::new("/etc/sluice/here"));
         assert_eq!(config.encoder_rate(), 10_000_000);
         assert_eq!(config.capture.interval, Some(Duration::from_secs(900)));
@@ -441,6 +504,17 @@ mod tests {
             refusal("assume_rate = \"unlimited\"\n"),
             "/etc/sluice/edge.toml, line 1: `assume_rate`: must be a rate above 0, as in \"2 Mbit/s\""
         );
+        for (text, says) in [
+            (
+                "[capture]\nverify_within = 0\n",
+                "line 2: `capture.verify_within`: 0 is not possible; write a number of captures from 1 to 1000",
+            ),
+            ("[capture]\nverify_most = \"1 kB\"\n", "the least that works is \"1 MiB\""),
+            ("[nbd]\nconnections = 17\n", "line 2: `nbd.connections`: 17 is not possible; write 1 to 16"),
+            ("[nbd]\ncertificate = \"a\"\n", "line 2: `nbd.certificate`: needs `key` beside it"),
+        ] {
+            assert!(refusal(text).contains(says), "{text}: {}", refusal(text));
+        }
         assert!(refusal("rate = \"fast\"\n").starts_with("/etc/sluice/edge.toml, line 1: `rate`: "));
         let unknown = refusal("rte = \"1 Mbit/s\"\n");
         assert!(unknown.contains("line 1") && unknown.contains("unknown field `rte`"), "{unknown}");

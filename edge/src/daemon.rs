@@ -2,7 +2,7 @@
 //!
 //! Several daemons may live in one process: nothing here is global.
 
-use crate::capture::{Capture, CaptureError, Captured};
+use crate::capture::{Capture, CaptureError, Captured, How};
 use crate::config::Config;
 use crate::figures::{self, Figures};
 use crate::gate::{Gate, Share};
@@ -17,6 +17,7 @@ use crate::restore::{self, Restores};
 use crate::sender::State as Sending;
 use crate::state::{AddError, State, StateError};
 use crate::status::{SendingStatus, Status, Surroundings, VolumeStatus, line};
+use crate::tracks::Demoted;
 use crate::volume::Volume;
 use crate::volumes::{VolumeEntry, VolumesError};
 use crate::worker::Worker;
@@ -151,6 +152,15 @@ pub struct CaptureReport {
     pub unreadable_ranges: usize,
     /// The source was written to while it was read.
     pub moved: bool,
+    /// How its bytes were come by.
+    #[serde(default)]
+    pub how: How,
+    /// Bytes that were read from the source.
+    #[serde(default)]
+    pub read_bytes: u64,
+    /// Why the source's change tracker is not believed any more, if that was found in this capture.
+    #[serde(default)]
+    pub demoted: Option<String>,
     /// Parcels that it was sent in; 0 before it is sealed at the gateway.
     pub parcels: u64,
     /// Bytes of these.
@@ -444,6 +454,27 @@ impl Daemon {
         Ok(())
     }
 
+    /// Believes the change tracker of a volume again, from the next capture on, and another dirty bitmap from now on if one is named.
+    pub async fn trust_volume(&self, name: &str, bitmap: Option<String>) -> Result<(), DaemonError> {
+        let volume = self.volume(name)?;
+        let (disk, named, lineage) = (self.0.shared.disk.clone(), name.to_owned(), volume.entry.lineage);
+        let source = blocking(move || {
+            let source = match bitmap {
+                Some(bitmap) => Some(disk.volumes().follow(&named, bitmap)?),
+                None => None,
+            };
+            disk.journal.change_tracks(lineage, |tracks| tracks.demoted = None).map_err(StateError::from)?;
+            Ok::<_, DaemonError>(source)
+        });
+        if let Some(source) = source.await? {
+            volume.set_source(source);
+        }
+        volume.capture().demoted = None;
+        self.0.shared.metrics.demoted(name, false);
+        tracing::info!(volume = name, source = %volume.source(), "its change tracker is believed again");
+        Ok(())
+    }
+
     async fn take_up(&self, entry: VolumeEntry) -> Result<(), SpoolOrStore> {
         let volume = Arc::new(Volume::new(entry));
         let (shared, opened) = (self.0.shared.clone(), volume.clone());
@@ -455,9 +486,10 @@ impl Daemon {
                 }
                 None => 0,
             };
+            let tracks = shared.disk.journal.tracks(opened.entry.lineage).map_err(crate::spool::SpoolError::from)?;
             {
                 let mut capture = opened.capture();
-                (capture.newest, capture.unreadable) = (newest, unreadable);
+                (capture.newest, capture.unreadable, capture.demoted) = (newest, unreadable, tracks.demoted);
             }
             Pipeline::open(shared, opened)
         })
@@ -514,6 +546,7 @@ impl Daemon {
             volume = name,
             generation = %captured.generation.id,
             dirty = %text::bytes(captured.dirty_bytes),
+            read = %text::bytes(captured.read_bytes),
             seconds = captured.elapsed.as_secs_f64(),
             "captured"
         );
@@ -531,16 +564,18 @@ impl Daemon {
         volume.capture().running = Some((progress.clone(), began));
         let (disk, entry, link) = (self.0.shared.disk.clone(), volume.entry.clone(), self.0.shared.link.clone());
         let (workers, reads) = (self.0.config.budget().capture_workers, progress.clone());
+        let (spec, sampling) = (volume.source(), self.0.config.capture.sampling);
         let work = blocking(move || {
-            let source = entry.source.open()?;
+            let source = spec.open(&disk.nbd)?;
             Capture {
                 store: &disk.store,
                 journal: &disk.journal,
                 lineage: entry.lineage,
                 source: &*source,
-                path: entry.source.path().to_owned(),
+                place: spec.to_string(),
                 workers,
                 on_read_error: entry.on_read_error,
+                sampling,
                 progress: &reads,
             }
             .run(|| link.now())
@@ -554,12 +589,19 @@ impl Daemon {
                 work.await
             }
         };
+        let (journal, lineage) = (self.0.shared.disk.journal.clone(), volume.entry.lineage);
+        let tracks = blocking(move || journal.tracks(lineage)).await;
         let mut side = volume.capture();
         side.running = None;
+        if let Ok(tracks) = tracks {
+            self.0.shared.metrics.demoted(&volume.entry.name, tracks.demoted.is_some());
+            side.demoted = tracks.demoted;
+        }
         match &result {
             Ok(captured) => {
                 side.newest = Some(captured.generation.clone());
                 side.unreadable = captured.unreadable.len();
+                side.how = Some((captured.how.clone(), captured.read_bytes));
                 side.failed = None;
                 side.took = Some((captured.elapsed.as_secs_f64(), captured.cpu.as_secs_f64()));
             }
@@ -793,6 +835,9 @@ fn report(volume: &Volume, captured: &Captured) -> CaptureReport {
         new_bytes: captured.new_bytes,
         unreadable_ranges: captured.unreadable.len(),
         moved: captured.moved,
+        how: captured.how.clone(),
+        read_bytes: captured.read_bytes,
+        demoted: captured.demoted.as_ref().map(Demoted::to_string),
         parcels: 0,
         coded_bytes: 0,
         capture_s: captured.elapsed.as_secs_f64(),

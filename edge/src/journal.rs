@@ -4,8 +4,9 @@
 //! for one, redb wants the file closed and opened again; the next call does that, so the state ends by itself when there is room.
 
 use crate::line::records::{EVIDENCE, LINE, QUOTAS};
+use crate::tracks::Tracks;
 use dedupe::{BlockNumber, GenerationId, LineageId, Root, UnixMillis};
-use redb::{Database, ReadableDatabase, TableDefinition, WriteTransaction};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -22,6 +23,9 @@ pub(crate) const PARCELS: TableDefinition<Bytes, Bytes> = TableDefinition::new("
 const ACKNOWLEDGED: TableDefinition<Bytes, Bytes> = TableDefinition::new("acknowledged_1");
 /// By generation: what could not be read when it was captured, as a list of byte ranges.
 const UNREADABLE: TableDefinition<Bytes, Bytes> = TableDefinition::new("unreadable_1");
+
+/// By lineage: what is remembered of the volume's change tracker, [`Tracks`].
+const TRACKS: TableDefinition<Bytes, Bytes> = TableDefinition::new("tracks_1");
 
 /// Cache of the database. Its few pages fit many times over.
 const CACHE: usize = 1 << 20;
@@ -144,7 +148,7 @@ impl Journal {
     pub fn open(path: &Path) -> Result<Journal, JournalError> {
         let journal = Journal { path: path.to_owned(), database: Mutex::new(None) };
         journal.commit(|write| {
-            for table in [SENDING, PARCELS, ACKNOWLEDGED, UNREADABLE, QUOTAS, EVIDENCE, LINE] {
+            for table in [SENDING, PARCELS, ACKNOWLEDGED, UNREADABLE, TRACKS, QUOTAS, EVIDENCE, LINE] {
                 write.open_table(table)?;
             }
             Ok(())
@@ -185,10 +189,28 @@ impl Journal {
         Ok(self.read(UNREADABLE, &generation.0)?.unwrap_or_default())
     }
 
+    /// What is remembered of the change tracker of a lineage's volume.
+    pub fn tracks(&self, lineage: LineageId) -> Result<Tracks, JournalError> {
+        Ok(self.read(TRACKS, &lineage.0)?.unwrap_or_default())
+    }
+
+    /// Changes that in one commit, whoever else changes something of it.
+    pub(crate) fn change_tracks(&self, lineage: LineageId, change: impl Fn(&mut Tracks)) -> Result<(), JournalError> {
+        self.tracks(lineage)?; // refuses a damaged record, which the commit has no words for
+        self.commit(|write| {
+            let table = write.open_table(TRACKS)?;
+            let known = table.get(lineage.0.as_slice())?.map(|value| value.value().to_vec());
+            drop(table);
+            let mut tracks = known.and_then(|known| postcard::from_bytes(&known).ok()).unwrap_or_default();
+            change(&mut tracks);
+            put(write, TRACKS, &lineage.0, &tracks)
+        })
+    }
+
     /// Forgets all about a lineage whose volume was removed.
     pub fn forget(&self, lineage: LineageId) -> Result<(), JournalError> {
         self.commit(|write| {
-            for table in [SENDING, ACKNOWLEDGED] {
+            for table in [SENDING, ACKNOWLEDGED, TRACKS] {
                 write.open_table(table)?.remove(lineage.0.as_slice())?;
             }
             Ok(())

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! * [`config`], [`budget`]: what the operator says, and how the memory ceiling is dealt out.
-//! * [`source`], [`capture`]: where bytes come from; a volume becomes a generation.
+//! * [`source`], [`capture`], [`tracks`]: where bytes come from; a volume becomes a generation; what changed since the last one.
 //! * [`volumes`], [`state`], [`journal`], [`spool`], [`identity`]: everything durable.
 //! * [`sender`]: what is done next for a volume, as a pure state machine; `pipeline` does it; [`pace`] chooses the coder's effort.
 //! * [`link`], [`mod@enrol`]: the line to the gateway. [`restore`]: generations back to the branch. [`appliance`]: another release of the box's own system.
@@ -42,6 +42,7 @@ pub mod spool;
 pub mod state;
 pub mod status;
 pub mod text;
+pub mod tracks;
 pub mod volume;
 pub mod volumes;
 mod worker;

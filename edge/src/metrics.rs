@@ -20,6 +20,8 @@ pub struct Metrics {
     marks: IntCounter,
     captures: IntCounterVec,
     read: IntCounter,
+    source: IntCounter,
+    demoted: IntGaugeVec,
     dirty: IntCounter,
     /// Microseconds.
     capture_cpu: Arc<AtomicU64>,
@@ -50,6 +52,15 @@ impl Metrics {
             marks: registry.counter("sluice_edge_marks_asked_total", "Marks that the gateway was asked for.")?,
             captures: registry.counters("sluice_edge_captures_total", "Captures by how they ended.", &["result"])?,
             read: registry.counter("sluice_edge_capture_read_bytes_total", "Bytes of volumes that captures covered.")?,
+            source: registry.counter(
+                "sluice_edge_capture_source_bytes_total",
+                "Bytes that captures read from their sources: less than they covered where changes are followed.",
+            )?,
+            demoted: registry.gauges(
+                "sluice_edge_volume_tracker_demoted",
+                "1 while the change tracker of the volume's source is not believed, because it missed changes.",
+                &["volume"],
+            )?,
             dirty: registry.counter("sluice_edge_capture_dirty_bytes_total", "Bytes that captures found changed.")?,
             capture_cpu: seconds(registry, "sluice_edge_capture_cpu_seconds_total", "CPU time of captures.")?,
             sealed: registry.gauges(
@@ -104,8 +115,13 @@ impl Metrics {
     pub(crate) fn captured(&self, captured: &crate::capture::Captured) {
         self.captures.with_label_values(&["sealed"]).inc();
         self.read.inc_by(captured.generation.size.0);
+        self.source.inc_by(captured.read_bytes);
         self.dirty.inc_by(captured.dirty_bytes);
         self.capture_cpu.fetch_add(captured.cpu.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn demoted(&self, volume: &str, is: bool) {
+        self.demoted.with_label_values(&[volume]).set(is.into());
     }
 
     pub(crate) fn capture_failed(&self) {
@@ -119,6 +135,7 @@ impl Metrics {
     /// Takes a removed volume's figures away.
     pub(crate) fn forget(&self, volume: &str) {
         let _ = self.handed_over.remove_label_values(&[volume]);
+        let _ = self.demoted.remove_label_values(&[volume]);
         // It may never have been set.
         let _ = self.sealed.remove_label_values(&[volume, "sealed"]);
     }
@@ -177,6 +194,7 @@ pub(crate) fn register(registry: &Registry, link: &Link, config: &crate::Config)
 /// Seeds the volume's timestamp from what the state remembers, so that a restart does not look like never.
 pub(crate) fn remember(metrics: &Metrics, volume: &Weak<Volume>) {
     let Some(volume) = volume.upgrade() else { return };
+    metrics.demoted(&volume.entry.name, volume.capture().demoted.is_some());
     let sealed = volume.sender.borrow().acknowledged;
     if let Some((sealed, _)) = sealed {
         metrics.sealed(&volume.entry.name, sealed.at);

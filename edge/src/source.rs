@@ -3,19 +3,31 @@
 //! A [`Source`] is a view of one volume for one capture. It says where data is, so that holes are never read, and reads; what a failed
 //! read means is decided in [`careful`].
 
+pub mod ask;
 pub mod block;
 pub mod careful;
 pub mod file;
+pub mod nbd;
+pub mod tracking;
 
+use self::nbd::{NbdConfig, NbdError, NbdSource, NbdUri};
 use dedupe::{ByteCount, ByteOffset};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use tracking::Tracking;
 
 /// The smallest unit of a disk: every volume is a multiple of it.
 pub const SECTOR: u64 = 512;
+
+/// Bytes of one read of a local disk: large enough that it streams and the call costs nothing, small enough to stay in the second-level cache while it
+/// is hashed.
+pub(crate) const AT_ONCE: usize = 1 << 20;
+
+/// Bytes that are wanted from an offset on.
+pub type Wanted<'a> = (ByteOffset, &'a mut [u8]);
 
 /// One volume, opened for one capture. Read by several threads at once.
 pub trait Source: Send + Sync {
@@ -31,11 +43,26 @@ pub trait Source: Send + Sync {
     /// Fills `buf` from `offset` on. Fails with [`SourceError::Shrank`] where the source ends early.
     fn read_at(&self, offset: ByteOffset, buf: &mut [u8]) -> Result<(), SourceError>;
 
+    /// As [`read_at`](Source::read_at), for several ranges, which a source that is far away reads at the same time.
+    fn read_all(&self, wanted: &mut [Wanted<'_>]) -> Result<(), SourceError> {
+        wanted.iter_mut().try_for_each(|(offset, buf)| self.read_at(*offset, buf))
+    }
+
+    /// Bytes that a reader does best to ask for at once, a multiple of a leaf.
+    fn at_once(&self) -> usize {
+        AT_ONCE
+    }
+
     /// Says whether the source is still there and at least as large as it was when it was opened.
     fn check(&self) -> Result<(), SourceError>;
 
     /// What stays the same as long as nobody writes to the source; `None` where that cannot be told (block devices).
     fn identity(&self) -> Option<Identity>;
+
+    /// Where it follows its changes.
+    fn tracking(&self) -> Option<&dyn Tracking> {
+        None
+    }
 }
 
 /// A source that was left alone has the same identity as before. Only then an interrupted capture may go on where it was.
@@ -108,6 +135,9 @@ pub enum SourceError {
         /// The cause.
         source: std::io::Error,
     },
+    /// An NBD export.
+    #[error(transparent)]
+    Nbd(Box<NbdError>),
 }
 
 impl SourceError {
@@ -117,11 +147,15 @@ impl SourceError {
         const EIO: i32 = 5;
         const EILSEQ: i32 = 84;
         const EREMOTEIO: i32 = 121;
-        matches!(self, SourceError::Read { source, .. } if matches!(source.raw_os_error(), Some(EIO | EILSEQ | EREMOTEIO)))
+        match self {
+            SourceError::Read { source, .. } => matches!(source.raw_os_error(), Some(EIO | EILSEQ | EREMOTEIO)),
+            SourceError::Nbd(error) => error.is_medium,
+            _ => false,
+        }
     }
 }
 
-/// Which volume to open, as people write it: `file:PATH` or `block:DEVICE`.
+/// Which volume to open, as people write it: `file:PATH`, `block:DEVICE` or the URI of an NBD export.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum SourceSpec {
@@ -129,16 +163,21 @@ pub enum SourceSpec {
     File(PathBuf),
     /// A block device.
     Block(PathBuf),
+    /// An NBD export.
+    Nbd(NbdUri),
 }
 
 /// Why a text does not name a source.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum NotASource {
-    /// Neither `file:` nor `block:`.
+    /// None of the kinds.
     #[error(
-        "`{0}` does not say what kind of source it is; write file:PATH for an image file or block:DEVICE for a disk"
+        "`{0}` does not say what kind of source it is; write file:PATH for an image file, block:DEVICE for a disk, nbd://HOST/EXPORT for what a server exports"
     )]
     Kind(String),
+    /// No URI of an NBD export.
+    #[error("`{0}` is not an NBD export: {1}; write {example}", example = nbd::uri::EXAMPLE)]
+    Nbd(String, String),
     /// No absolute path.
     #[error(
         "`{0}` needs an absolute path, because the daemon runs in another directory, as in file:/srv/images/disk.img"
@@ -148,17 +187,27 @@ pub enum NotASource {
 
 impl SourceSpec {
     /// Opens it for one capture.
-    pub fn open(&self) -> Result<Box<dyn Source>, SourceError> {
+    pub fn open(&self, config: &NbdConfig) -> Result<Box<dyn Source>, SourceError> {
         Ok(match self {
             SourceSpec::File(path) => Box::new(file::FileSource::open(path)?),
             SourceSpec::Block(path) => Box::new(block::BlockSource::open(path)?),
+            SourceSpec::Nbd(uri) => Box::new(NbdSource::open(uri, config)?),
         })
     }
 
-    /// The file or device.
-    pub fn path(&self) -> &Path {
+    /// The file or device; none where it is elsewhere.
+    pub fn path(&self) -> Option<&Path> {
         match self {
-            SourceSpec::File(path) | SourceSpec::Block(path) => path,
+            SourceSpec::File(path) | SourceSpec::Block(path) => Some(path),
+            SourceSpec::Nbd(_) => None,
+        }
+    }
+
+    /// Whether both have the same bytes, whatever follows their changes.
+    pub fn is_same_disk(&self, other: &SourceSpec) -> bool {
+        match (self, other) {
+            (SourceSpec::Nbd(uri), SourceSpec::Nbd(other)) => uri.is_same_export(other),
+            _ => self == other,
         }
     }
 }
@@ -168,13 +217,18 @@ impl FromStr for SourceSpec {
     fn from_str(text: &str) -> Result<Self, NotASource> {
         let said = || text.chars().take(256).collect::<String>();
         let (kind, path) = text.split_once(':').ok_or_else(|| NotASource::Kind(said()))?;
-        let path = PathBuf::from(path);
-        let spec = match kind {
-            "file" => SourceSpec::File(path),
-            "block" => SourceSpec::Block(path),
-            _ => return Err(NotASource::Kind(said())),
+        let path = || match PathBuf::from(path) {
+            path if path.is_absolute() => Ok(path),
+            _ => Err(NotASource::Path(said())),
         };
-        if spec.path().is_absolute() { Ok(spec) } else { Err(NotASource::Path(said())) }
+        match kind {
+            "file" => Ok(SourceSpec::File(path()?)),
+            "block" => Ok(SourceSpec::Block(path()?)),
+            "nbd" | "nbds" | "nbd+unix" | "nbds+unix" => {
+                NbdUri::parse(text).map(SourceSpec::Nbd).map_err(|why| NotASource::Nbd(said(), why))
+            }
+            _ => Err(NotASource::Kind(said())),
+        }
     }
 }
 
@@ -196,6 +250,7 @@ impl fmt::Display for SourceSpec {
         match self {
             SourceSpec::File(path) => write!(f, "file:{}", path.display()),
             SourceSpec::Block(path) => write!(f, "block:{}", path.display()),
+            SourceSpec::Nbd(uri) => write!(f, "{uri}"),
         }
     }
 }
@@ -217,9 +272,10 @@ mod tests {
         let refusal = |text: &str| text.parse::<SourceSpec>().unwrap_err().to_string();
         assert_eq!(
             refusal("/dev/sda"),
-            "`/dev/sda` does not say what kind of source it is; write file:PATH for an image file or block:DEVICE for a disk"
+            "`/dev/sda` does not say what kind of source it is; write file:PATH for an image file, block:DEVICE for a disk, nbd://HOST/EXPORT for what a server exports"
         );
-        assert!(refusal("nbd:/x").contains("block:DEVICE"));
+        assert!(refusal("iscsi:/x").contains("block:DEVICE"));
+        assert!(refusal("nbd:/x").contains("it has no `://`; write nbd://HOST:PORT/EXPORT"));
         assert_eq!(
             refusal("file:disk.img"),
             "`file:disk.img` needs an absolute path, because the daemon runs in another directory, as in file:/srv/images/disk.img"

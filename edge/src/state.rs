@@ -11,6 +11,7 @@
 use crate::config::Config;
 use crate::files;
 use crate::journal::{Journal, JournalError};
+use crate::source::nbd::NbdConfig;
 use crate::spool::{Spool, SpoolError};
 use crate::volumes::{VolumeEntry, Volumes, VolumesError};
 use dedupe::{Keys, Kind, Lineage, LocalPacks, StorageError, Store, StoreError, StoreOptions};
@@ -77,6 +78,8 @@ pub struct State {
     /// Coded parcels.
     pub spool: Spool,
     volumes: Mutex<Volumes>,
+    /// What sources over NBD have in common.
+    pub nbd: NbdConfig,
     /// Unlocked by dropping it.
     _lock: File,
 }
@@ -102,7 +105,15 @@ impl State {
         let journal = Arc::new(Journal::open(&directory.join("spool.redb"))?);
         let spool = Spool::open(&directory.join("spool"), journal.clone(), config.spool)?;
         let volumes = Volumes::load(&directory.join("volumes.json"))?;
-        let state = State { directory, store, journal, spool, volumes: Mutex::new(volumes), _lock: lock };
+        let state = State {
+            directory,
+            store,
+            journal,
+            spool,
+            volumes: Mutex::new(volumes),
+            nbd: config.nbd.clone(),
+            _lock: lock,
+        };
         for entry in state.volumes().entries() {
             state.put_lineage(entry)?;
         }
@@ -122,7 +133,7 @@ impl State {
 
     /// Adds a volume. Its source is opened once, so that a wrong path is noticed now and not at night.
     pub fn add_volume(&self, entry: VolumeEntry) -> Result<(), AddError> {
-        entry.source.open()?;
+        entry.source.open(&self.nbd)?;
         self.volumes().add(entry.clone())?;
         Ok(self.put_lineage(&entry)?)
     }

@@ -5,12 +5,14 @@ mod doing;
 pub use doing::{Behind, Doing};
 
 use crate::appliance::ApplianceStatus;
+use crate::capture::How;
 use crate::gate::Share;
 use crate::line::Standing;
 use crate::link::LinkState;
 use crate::restore::RestoreStatus;
 use crate::sender::{Coder, State};
 use crate::text;
+use crate::tracks::Demoted;
 use crate::volume::{CaptureSide, SenderSide, Volume};
 use dedupe::{Generation, UnixMillis};
 use serde::{Deserialize, Serialize};
@@ -66,6 +68,15 @@ pub struct VolumeStatus {
     /// What keeps a record from being written, until it is.
     #[serde(default)]
     pub trouble: Option<String>,
+    /// How the bytes of the newest generation were come by; absent until one is captured after the daemon's start.
+    #[serde(default)]
+    pub how: Option<How>,
+    /// Bytes that were read for it.
+    #[serde(default)]
+    pub read_bytes: Option<u64>,
+    /// Why the source's change tracker is not believed.
+    #[serde(default)]
+    pub tracker_demoted: Option<String>,
     /// The newest generation that was captured here.
     pub captured: Option<GenerationStatus>,
     /// The newest generation that the gateway has sealed.
@@ -193,11 +204,14 @@ impl VolumeStatus {
         let sender = volume.sender.borrow().clone();
         VolumeStatus {
             name: volume.entry.name.clone(),
-            source: volume.entry.source.to_string(),
+            source: volume.source().to_string(),
             doing: sentence(&capture, &sender, around),
             state: Doing::of(&capture, &sender, around),
             capture_failed: capture.failed.clone(),
             trouble: sender.trouble.clone(),
+            how: capture.how.as_ref().map(|(how, _)| how.clone()),
+            read_bytes: capture.how.as_ref().map(|(_, bytes)| *bytes),
+            tracker_demoted: capture.demoted.as_ref().map(Demoted::to_string),
             captured: capture.newest.as_ref().and_then(|newest| generation(newest, capture.unreadable)),
             sealed: sender.acknowledged.map(|(sealed, number)| SealedStatus {
                 generation: sealed.generation.to_string(),
@@ -325,6 +339,11 @@ pub(crate) fn sentence(capture: &CaptureSide, sender: &SenderSide, around: &Surr
             "{} ranges of sectors were unreadable and are zero in the newest generation",
             capture.unreadable
         ));
+    }
+    match (&capture.demoted, &capture.how) {
+        (Some(demoted), _) => parts.push(demoted.to_string()),
+        (None, Some((How::Reread { why }, _))) => parts.push(format!("everything was read: {why}")),
+        _ => {}
     }
     let mut text = parts.join("; ");
     if let Some(first) = text.get(..1).map(str::to_uppercase) {

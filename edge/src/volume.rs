@@ -1,7 +1,10 @@
 //! One volume as the running daemon sees it: what its capture and its sender are doing now.
 
+use crate::capture::How;
 use crate::journal::{Acknowledged, Cost};
 use crate::sender::State;
+use crate::source::SourceSpec;
+use crate::tracks::Demoted;
 use crate::volumes::VolumeEntry;
 use dedupe::{ByteCount, Generation, Progress, UnixMillis};
 use std::sync::atomic::AtomicU64;
@@ -12,8 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 /// One volume of the running daemon.
 pub struct Volume {
-    /// What the operator said.
+    /// What the operator said when it was taken up.
     pub entry: VolumeEntry,
+    /// Where its bytes come from now: the bitmap that follows its changes may become another one.
+    source: Mutex<SourceSpec>,
     /// What the capture does.
     capture: Mutex<CaptureSide>,
     /// What the sender does.
@@ -33,6 +38,10 @@ pub struct CaptureSide {
     pub newest: Option<Generation>,
     /// Sectors that are zero in it because they could not be read, as ranges.
     pub unreadable: usize,
+    /// How the bytes of the newest generation were come by, and how many were read; none: not since the daemon started.
+    pub how: Option<(How, u64)>,
+    /// Why the source's change tracker is not believed.
+    pub demoted: Option<Demoted>,
     /// Why the last capture failed, until one succeeds.
     pub failed: Option<String>,
     /// When the last capture ended and how long it took, in seconds, with its CPU seconds.
@@ -74,12 +83,23 @@ impl Volume {
             trouble: None,
         };
         Volume {
+            source: Mutex::new(entry.source.clone()),
             entry,
             capture: Mutex::default(),
             sender: watch::Sender::new(sender),
             capturing: tokio::sync::Mutex::default(),
             removed: CancellationToken::new(),
         }
+    }
+
+    /// Where its bytes come from.
+    pub fn source(&self) -> SourceSpec {
+        self.source.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From the next capture on they come from there.
+    pub(crate) fn set_source(&self, source: SourceSpec) {
+        *self.source.lock().unwrap_or_else(PoisonError::into_inner) = source;
     }
 
     /// What the capture does.

@@ -3,6 +3,7 @@
 use crate::capture::OnReadError;
 use crate::files;
 use crate::source::SourceSpec;
+use crate::source::nbd::NbdUri;
 use dedupe::LineageId;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -65,6 +66,17 @@ pub enum VolumesError {
         /// The volume.
         name: String,
     },
+    /// There is no bitmap to follow.
+    #[error("volume `{name}` comes from {source_text}, and only an NBD export of QEMU has dirty bitmaps")]
+    NoBitmaps {
+        /// The volume.
+        name: String,
+        /// Its source.
+        source_text: String,
+    },
+    /// The bitmap's name cannot be used.
+    #[error("`{0}` is not the name of a dirty bitmap; use up to 1000 characters without control characters")]
+    BadBitmap(String),
     /// No volume of that name.
     #[error("there is no volume `{name}`; there are: {known}")]
     Unknown {
@@ -132,7 +144,7 @@ impl Volumes {
         if self.find(name).is_ok() {
             return Err(VolumesError::Taken(entry.name));
         }
-        if let Some(same) = self.entries.iter().find(|other| other.source == entry.source) {
+        if let Some(same) = self.entries.iter().find(|other| other.source.is_same_disk(&entry.source)) {
             return Err(VolumesError::SameSource { source_text: entry.source.to_string(), name: same.name.clone() });
         }
         let mut entries = self.entries.clone();
@@ -146,6 +158,22 @@ impl Volumes {
         let entries = self.entries.iter().filter(|entry| entry.name != name).cloned().collect();
         self.write(entries)?;
         Ok(removed)
+    }
+
+    /// From now on a volume's changes are followed by this dirty bitmap, durably. Returns the new source.
+    pub fn follow(&mut self, name: &str, bitmap: String) -> Result<SourceSpec, VolumesError> {
+        let SourceSpec::Nbd(uri) = self.find(name)?.source.clone() else {
+            let source_text = self.find(name)?.source.to_string();
+            return Err(VolumesError::NoBitmaps { name: name.into(), source_text });
+        };
+        if !(1..=1000).contains(&bitmap.len()) || bitmap.chars().any(char::is_control) {
+            return Err(VolumesError::BadBitmap(bitmap.escape_default().take(MAX_NAME).collect()));
+        }
+        let source = SourceSpec::Nbd(NbdUri { bitmap: Some(bitmap), ..uri });
+        let mut entries = self.entries.clone();
+        entries.iter_mut().filter(|entry| entry.name == name).for_each(|entry| entry.source = source.clone());
+        self.write(entries)?;
+        Ok(source)
     }
 
     fn write(&mut self, entries: Vec<VolumeEntry>) -> Result<(), VolumesError> {
@@ -199,6 +227,15 @@ mod tests {
         assert_eq!(taken, "there is a volume `db` already; choose another name, or remove that one first");
         let same = volumes.add(entry("db2", "/a")).unwrap_err().to_string();
         assert_eq!(same, "file:/a is replicated already, as volume `db`");
+        volumes.add(VolumeEntry { source: "nbd://h/x?bitmap=a".parse().unwrap(), ..entry("vm", "/vm") }).unwrap();
+        let again = VolumeEntry { source: "nbd://h/x?bitmap=b".parse().unwrap(), ..entry("vm2", "/vm") };
+        assert!(matches!(volumes.add(again), Err(VolumesError::SameSource { .. })));
+        let followed = volumes.follow("vm", "b".into()).unwrap();
+        assert_eq!(followed.to_string(), "nbd://h:10809/x?bitmap=b");
+        assert_eq!(Volumes::load(&dir.path().join("volumes.json")).unwrap().find("vm").unwrap().source, followed);
+        assert!(matches!(volumes.follow("db", "b".into()), Err(VolumesError::NoBitmaps { .. })));
+        assert!(matches!(volumes.follow("vm", "\n".into()), Err(VolumesError::BadBitmap(_))));
+        volumes.remove("vm").unwrap();
         assert_eq!(volumes.remove("x").unwrap_err().to_string(), "there is no volume `x`; there are: db");
     }
 }

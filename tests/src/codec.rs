@@ -14,8 +14,10 @@ use dedupe::{
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use sluice_edge::budget::Budget;
+use sluice_edge::capture::sample::Sampling;
 use sluice_edge::capture::{Capture, Captured, OnReadError};
 use sluice_edge::journal::Journal;
+use sluice_edge::source::Source;
 use sluice_edge::source::file::FileSource;
 
 /// One end of a codec under test: a store in a folder.
@@ -106,15 +108,20 @@ impl Sender {
 
     /// Captures `image` as the next generation.
     pub fn capture(&self, image: &Path) -> Result<Captured> {
-        let source = FileSource::open(image)?;
+        self.capture_from(&FileSource::open(image)?, &image.display().to_string(), Sampling::default())
+    }
+
+    /// Captures `source`, which messages call `place`, as the next generation.
+    pub fn capture_from(&self, source: &dyn Source, place: &str, sampling: Sampling) -> Result<Captured> {
         let capture = Capture {
             store: &self.end.store,
             journal: &self.journal,
             lineage: self.lineage,
-            source: &source,
-            path: image.to_path_buf(),
+            source,
+            place: place.into(),
             workers: self.workers,
             on_read_error: OnReadError::Stop,
+            sampling,
             progress: &Progress::default(),
         };
         Ok(capture.run(|| UnixMillis(1))?)

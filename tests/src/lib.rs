@@ -4,6 +4,7 @@
 //!   appliance what an edge sees of the appliance's system
 //!   browser   a real Chromium: pages, clicks, screenshots, what axe finds
 //!   codec     capture, coding and ingest between two stores of this process
+//!   nbd       NBD servers that others wrote
 //!   index     the store's index at the size of 50 TB
 //!   volumes   small realistic volumes, made in-process, that change as a working day changes them
 //!   images    raw images as files: holes, copies, differences
@@ -24,6 +25,7 @@ pub mod guest;
 pub mod images;
 pub mod index;
 pub mod line;
+pub mod nbd;
 pub mod report;
 pub mod scale;
 pub mod volumes;

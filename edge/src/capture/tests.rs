@@ -6,17 +6,17 @@ use crate::source::file::FileSource;
 use dedupe::{Keys, Kind, Lineage, LocalPacks, StoreOptions, View};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-struct Place {
-    dir: tempfile::TempDir,
+pub(crate) struct Place {
+    pub(crate) dir: tempfile::TempDir,
     store: Arc<Store>,
-    journal: Journal,
-    lineage: LineageId,
+    pub(crate) journal: Journal,
+    pub(crate) lineage: LineageId,
 }
 
 impl Place {
-    fn new() -> Place {
+    pub(crate) fn new() -> Place {
         let dir = tempfile::tempdir().unwrap();
         let packs = Arc::new(LocalPacks::open(&dir.path().join("packs")).unwrap());
         let index = dir.path().join("index.redb");
@@ -28,19 +28,20 @@ impl Place {
         Place { dir, store, journal, lineage }
     }
 
-    fn image(&self) -> PathBuf {
+    pub(crate) fn image(&self) -> PathBuf {
         self.dir.path().join("disk.img")
     }
 
-    fn capture<'a>(&'a self, source: &'a dyn Source, progress: &'a Progress) -> Capture<'a> {
+    pub(crate) fn capture<'a>(&'a self, source: &'a dyn Source, progress: &'a Progress) -> Capture<'a> {
         Capture {
             store: &self.store,
             journal: &self.journal,
             lineage: self.lineage,
             source,
-            path: self.image(),
+            place: self.image().display().to_string(),
             workers: 2,
             on_read_error: OnReadError::Stop,
+            sampling: Sampling::default(),
             progress,
         }
     }
@@ -50,7 +51,7 @@ impl Place {
         self.capture(&source, &Progress::default()).run(|| UnixMillis(1))
     }
 
-    fn bytes(&self, captured: &Captured) -> Vec<u8> {
+    pub(crate) fn bytes(&self, captured: &Captured) -> Vec<u8> {
         let view: View = self.store.view(captured.generation.id).unwrap();
         let mut bytes = vec![0; view.size().0 as usize];
         view.read(ByteOffset(0), &mut bytes).unwrap();
@@ -70,7 +71,7 @@ fn write_image(path: &Path, len: u64) {
     }
 }
 
-fn root_of(captured: &Captured) -> String {
+pub(crate) fn root_of(captured: &Captured) -> String {
     captured.generation.sealed.unwrap().root.to_string()
 }
 
@@ -252,3 +253,5 @@ fn unreadable_sectors_stop_the_capture_or_are_listed() {
     captured.unreadable.iter().for_each(|range| expected[range.start as usize..range.end as usize].fill(0));
     assert!(place.bytes(&captured) == expected);
 }
+
+mod tracked;

@@ -479,6 +479,9 @@ pub(crate) fn not_added(error: &DaemonError) -> Both {
             ),
             VolumesError::Taken(_) => Both::new("There is a volume of that name already.", "已存在同名的卷。"),
             VolumesError::SameSource { .. } => Both::new("That source is replicated already.", "该来源已在复制。"),
+            VolumesError::NoBitmaps { .. } | VolumesError::BadBitmap(_) => {
+                Both::new("Its changes cannot be followed like that.", "无法以这种方式跟踪其变化。")
+            }
             VolumesError::Unknown { .. } => Both::new("There is no such volume any more.", "该卷已不存在。"),
             VolumesError::File { .. } | VolumesError::Damaged { .. } => stored_not(),
         },
@@ -510,6 +513,7 @@ fn no_source(error: &SourceError) -> Both {
             "其大小不是 512 字节的整数倍，不是磁盘镜像。",
         ),
         SourceError::Empty(_) => Both::new("It has no bytes.", "内容为空。"),
+        SourceError::Nbd(_) => Both::new("The server does not let this box read it.", "服务器不允许本机读取。"),
         SourceError::Shrank { .. } | SourceError::Vanished(_) | SourceError::Read { .. } => {
             Both::new("It cannot be read.", "无法读取。")
         }

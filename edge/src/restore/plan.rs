@@ -304,7 +304,7 @@ async fn check_target(daemon: &Daemon, order: &Order, size: u64, data: u64) -> R
     let volumes: Vec<(String, PathBuf)> = daemon
         .all_volumes()
         .iter()
-        .map(|volume| (volume.entry.name.clone(), volume.entry.source.path().to_owned()))
+        .filter_map(|volume| Some((volume.entry.name.clone(), volume.entry.source.path()?.to_owned())))
         .collect();
     let (to, own, onto_source) = (order.to.clone(), order.volume.clone(), order.onto_source);
     let checked = blocking(move || {

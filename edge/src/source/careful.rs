@@ -1,6 +1,6 @@
 //! Reading what a failing medium still gives: in ever smaller pieces, and never pretending.
 
-use super::{SECTOR, Source, SourceError};
+use super::{SECTOR, Source, SourceError, Wanted};
 use dedupe::ByteOffset;
 use std::ops::Range;
 
@@ -18,6 +18,20 @@ pub fn read(source: &dyn Source, offset: ByteOffset, buf: &mut [u8]) -> Result<V
             Ok(bad)
         }
         Err(error) => Err(error),
+    }
+}
+
+/// As [`read`], for several ranges in address order.
+pub fn read_all(source: &dyn Source, wanted: &mut [Wanted<'_>]) -> Result<Vec<Range<u64>>, SourceError> {
+    match source.read_all(wanted) {
+        Err(error) if error.is_medium() => {
+            let mut bad = Vec::new();
+            for (offset, buf) in wanted {
+                read(source, *offset, buf)?.into_iter().for_each(|range| join(&mut bad, range));
+            }
+            Ok(bad)
+        }
+        done => done.map(|()| Vec::new()),
     }
 }
 

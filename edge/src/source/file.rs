@@ -37,6 +37,11 @@ impl FileSource {
         advise(&file);
         Ok(FileSource { path: path.to_owned(), file, identity })
     }
+
+    #[cfg(test)]
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
 }
 
 impl Source for FileSource {

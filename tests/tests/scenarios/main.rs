@@ -16,6 +16,7 @@ mod identity;
 mod line;
 mod line_test;
 mod monitoring;
+mod nbd;
 mod openstack;
 mod pages;
 mod policy;
