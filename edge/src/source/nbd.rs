@@ -10,6 +10,7 @@ pub mod uri;
 
 use super::tracking::{Changes, Stamp, Tracking, Unknown};
 use super::{Identity, SECTOR, Source, SourceError, Wanted};
+use bitmap::Bitmap;
 use connection::Connection;
 use contexts::Context;
 use dedupe::{ByteCount, ByteOffset, GenerationId, LEAF};
@@ -19,7 +20,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 pub use uri::NbdUri;
 
 /// Bytes that a worker asks for at once: two of them keep more under way than 1 Gbit/s carries in 20 ms (2.5 MB), with the work between two reads.
@@ -105,6 +106,8 @@ pub struct NbdSource {
     connection: Connection,
     block: u32,
     holes: Option<Context>,
+    /// The bitmap as it was when the capture began.
+    looked: Mutex<Option<Bitmap>>,
 }
 
 /// What a server offers, for who asks before anything is captured.
@@ -144,7 +147,7 @@ impl NbdSource {
             .into());
         }
         let holes = tells_holes.then(|| Context::new(ALLOCATION.into()));
-        Ok(NbdSource { connection, block: block.max(SECTOR as u32), holes })
+        Ok(NbdSource { connection, block: block.max(SECTOR as u32), holes, looked: Mutex::default() })
     }
 
     /// What its server offers.
@@ -228,14 +231,16 @@ impl Source for NbdSource {
 
 impl Tracking for NbdSource {
     fn begin(&self) -> Result<Stamp, Unknown> {
-        match &self.connection.uri().bitmap {
-            Some(name) => bitmap::begin(&self.connection, name),
-            None => Err(Unknown("no bitmap is named".into())),
-        }
+        let name = self.connection.uri().bitmap.as_ref().ok_or_else(|| Unknown("no bitmap is named".into()))?;
+        let looked = bitmap::look(&self.connection, name)?;
+        let stamp = looked.stamp();
+        *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = Some(looked);
+        Ok(stamp)
     }
 
     fn changed_since(&self, stamp: &Stamp) -> Result<Box<dyn Changes + '_>, Unknown> {
-        bitmap::since(&self.connection, stamp)
+        let looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        bitmap::since(&self.connection, stamp, looked)
     }
 
     /// Nothing can be cleared over NBD: the bitmap goes on growing until somebody names another one.

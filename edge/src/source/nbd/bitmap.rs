@@ -23,7 +23,7 @@ const VERSION: u8 = 1;
 
 /// What a stamp holds, after its version.
 #[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
-struct Bitmap {
+pub(super) struct Bitmap {
     /// Server and export: another disk may have a bitmap of the same name.
     place: String,
     name: String,
@@ -40,16 +40,21 @@ pub(super) fn context(bitmap: &str) -> String {
     format!("qemu:dirty-bitmap:{bitmap}")
 }
 
-/// The stamp of this moment.
-pub(super) fn begin(connection: &Connection, bitmap: &str) -> Result<Stamp, Unknown> {
-    let counted = look(connection, bitmap)?;
-    let mut stamp = vec![VERSION];
-    stamp.extend(postcard::to_allocvec(&counted).expect("plain data serialises"));
-    Ok(Stamp(stamp))
+impl Bitmap {
+    /// The stamp of the moment at which it was looked at.
+    pub(super) fn stamp(&self) -> Stamp {
+        let mut stamp = vec![VERSION];
+        stamp.extend(postcard::to_allocvec(self).expect("plain data serialises"));
+        Stamp(stamp)
+    }
 }
 
-/// What changed since `stamp`, by the bitmap that it names.
-pub(super) fn since<'a>(connection: &'a Connection, stamp: &Stamp) -> Result<Box<dyn Changes + 'a>, Unknown> {
+/// What changed since `stamp`, by the bitmap that it names; `looked` was looked at in this capture.
+pub(super) fn since<'a>(
+    connection: &'a Connection,
+    stamp: &Stamp,
+    looked: Option<Bitmap>,
+) -> Result<Box<dyn Changes + 'a>, Unknown> {
     let then = parse(stamp)?;
     if then.place != place(connection) {
         return Err(Unknown(format!("its stamp is of another export, {}", then.place)));
@@ -57,7 +62,11 @@ pub(super) fn since<'a>(connection: &'a Connection, stamp: &Stamp) -> Result<Box
     if then.size != connection.size() {
         return Err(Unknown(format!("the size changed from {} to {} bytes", then.size, connection.size())));
     }
-    let now = look(connection, &then.name)?;
+    // Looking takes a question for each window of the disk.
+    let now = match looked.filter(|looked| looked.name == then.name) {
+        Some(looked) => looked,
+        None => look(connection, &then.name)?,
+    };
     let gone = |why: String| {
         Unknown(format!("the bitmap `{}` was cleared or made anew ({why}); a new bitmap needs a new name", then.name))
     };
@@ -81,7 +90,7 @@ fn parse(stamp: &Stamp) -> Result<Bitmap, Unknown> {
 }
 
 /// Counts a bitmap's dirty bytes.
-fn look(connection: &Connection, bitmap: &str) -> Result<Bitmap, Unknown> {
+pub(super) fn look(connection: &Connection, bitmap: &str) -> Result<Bitmap, Unknown> {
     let context = Context::new(context(bitmap));
     let unknown = |error: crate::source::SourceError| Unknown(error.to_string());
     if !connection.has(context.name()).map_err(unknown)? {

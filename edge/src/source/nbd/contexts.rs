@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Bytes that are asked about at once. Each question costs a round trip: with 20 ms 40 TB take 13 minutes; at worst, with every second block of 4 KiB
+/// Bytes that are asked about at once. Each question costs a round trip: with 20 ms a walk over 40 TB takes 13 minutes; at worst, with every second block of 4 KiB
 /// another, an answer takes 6 MiB of memory.
 const WINDOW: u64 = 1 << 30;
 /// Windows that are remembered: workers are at neighbouring slabs.
