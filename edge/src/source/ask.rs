@@ -123,7 +123,7 @@ fn changes(source: &dyn Source) -> Finding {
         Err(why) => finding(
             "changes",
             Standing::Unsupported,
-            format!("{why}; `qemu-img bitmap --add`, or block-dirty-bitmap-add of a running QEMU, makes one"),
+            format!("{why}; `qemu-img bitmap --add -g 32k`, or block-dirty-bitmap-add of a running QEMU, makes one"),
         ),
     }
 }
