@@ -3,7 +3,9 @@
 use crate::appliance::ApplianceConfig;
 use crate::budget::{Budget, DEFAULT_MEMORY, MIN_MEMORY};
 use crate::capture::sample::{Sampling, UNIT};
+use crate::source::SourceConfig;
 use crate::source::nbd::NbdConfig;
+use crate::source::qemu::QemuConfig;
 use crate::text;
 use dedupe::ByteCount;
 use serde::Deserialize;
@@ -34,8 +36,8 @@ pub struct Config {
     pub max_datagram: Option<u16>,
     /// How volumes are captured.
     pub capture: CaptureConfig,
-    /// What all sources over NBD have in common.
-    pub nbd: NbdConfig,
+    /// What sources need to know beside which one they are.
+    pub sources: SourceConfig,
     /// Where `/metrics` and `/health` are served; `None`: nowhere.
     pub http: Option<SocketAddr>,
     /// The page for people at the site; `None`: there is none.
@@ -118,6 +120,10 @@ pub mod defaults {
     pub const SPOOL: ByteCount = ByteCount(2 << 30);
     /// One parcel of incompressible bytes and its successor have to fit.
     pub const MIN_SPOOL: ByteCount = ByteCount(160 << 20);
+    /// What a guest overwrites while one of its disks is captured: half an hour of 8 MB/s in other places each time. Never more than half of the room that there is.
+    pub const SCRATCH_MOST: ByteCount = ByteCount(16 << 30);
+    /// Less ends captures of machines that hardly write.
+    pub const MIN_SCRATCH: ByteCount = ByteCount(16 << 20);
     /// Loopback only: metrics name volumes.
     pub const HTTP: &str = "127.0.0.1:9471";
     /// Loopback only: at the box itself, or through whatever leads there. A branch's network is given it by name, and then it is TLS.
@@ -145,6 +151,8 @@ struct Raw {
     #[serde(default)]
     nbd: RawNbd,
     #[serde(default)]
+    qemu: RawQemu,
+    #[serde(default)]
     http: RawHttp,
     /// `"127.0.0.1:9472"`, `"off"`, or `{ listen = "…", names = ["…"] }`.
     page: Option<Spanned<toml::Value>>,
@@ -166,6 +174,13 @@ struct RawCapture {
     workers: Option<Spanned<i64>>,
     verify_within: Option<Spanned<i64>>,
     verify_most: Option<Spanned<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawQemu {
+    scratch: Option<PathBuf>,
+    scratch_most: Option<Spanned<String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -198,6 +213,15 @@ impl Config {
         let page = Page { text, path };
         let state = raw.state.unwrap_or_else(|| defaults::STATE.into());
         let state = path.parent().map(|dir| dir.join(&state)).unwrap_or(state);
+        let qemu = QemuConfig {
+            scratch: raw.qemu.scratch.map_or_else(|| state.clone(), |folder| page.beside(folder)),
+            scratch_most: page.size(
+                "qemu.scratch_most",
+                raw.qemu.scratch_most,
+                defaults::SCRATCH_MOST,
+                defaults::MIN_SCRATCH,
+            )?,
+        };
         Ok(Config {
             state,
             rate: page.rate(raw.rate)?,
@@ -219,7 +243,7 @@ impl Config {
                     )?,
                 },
             },
-            nbd: page.nbd(raw.nbd)?,
+            sources: SourceConfig { nbd: page.nbd(raw.nbd)?, qemu },
             http: page.listen(raw.http.listen)?,
             page: page.page(raw.page)?,
             appliance: ApplianceConfig {
@@ -233,6 +257,7 @@ impl Config {
     pub fn new(state: impl Into<PathBuf>) -> Config {
         let mut config = Config::parse("", Path::new("")).expect("every default is valid");
         config.state = state.into();
+        config.sources.qemu.scratch = config.state.clone();
         config
     }
 
@@ -344,8 +369,11 @@ impl Page<'_> {
     }
 
     /// Paths are taken from the configuration's directory, as the state directory is.
+    fn beside(&self, path: PathBuf) -> PathBuf {
+        self.path.parent().map(|dir| dir.join(&path)).unwrap_or(path)
+    }
+
     fn nbd(&self, raw: RawNbd) -> Result<NbdConfig, ConfigError> {
-        let beside = |path: PathBuf| self.path.parent().map(|dir| dir.join(&path)).unwrap_or(path);
         let connections = match &raw.connections {
             None => NbdConfig::default().connections,
             Some(count) => {
@@ -355,14 +383,14 @@ impl Page<'_> {
             }
         };
         let own = match (raw.certificate, raw.key) {
-            (Some(certificate), Some(key)) => Some((beside(certificate.into_inner()), beside(key))),
+            (Some(certificate), Some(key)) => Some((self.beside(certificate.into_inner()), self.beside(key))),
             (Some(certificate), None) => {
                 return Err(self.refuse("nbd.certificate", &certificate, "needs `key` beside it, the file of its key"));
             }
             // Nothing is shown without a certificate.
             (None, _) => None,
         };
-        Ok(NbdConfig { connections, authorities: raw.authorities.map(beside), own })
+        Ok(NbdConfig { connections, authorities: raw.authorities.map(|path| self.beside(path)), own })
     }
 
     fn listen(&self, raw: Option<Spanned<String>>) -> Result<Option<SocketAddr>, ConfigError> {
@@ -470,12 +498,17 @@ mod tests {
         let config = parse(
             "state = \"here\"\nrate = \"unlimited\"\nassume_rate = \"10 Mbit/s\"\nmemory = \"384 MiB\"\ncache = \"1 TB\"\nspool = \"1 GiB\"\n\
              max_datagram = 1452\n[capture]\ninterval = \"15 min\"\nworkers = 3\nverify_within = 10\nverify_most = \"2 GiB\"\n\
-             [nbd]\nconnections = 2\nauthorities = \"ca.pem\"\ncertificate = \"own.pem\"\nkey = \"/own.key\"\n[http]\nlisten = \"off\"\n",
+             [nbd]\nconnections = 2\nauthorities = \"ca.pem\"\ncertificate = \"own.pem\"\nkey = \"/own.key\"\n[qemu]\nscratch = \"old\"\nscratch_most = \"1 GiB\"\n[http]\nlisten = \"off\"\n",
         )
         .unwrap();
         assert_eq!(config.capture.sampling, Sampling { captures: 10, most: ByteCount(2 << 30) });
         let own = Some(("/etc/sluice/own.pem".into(), "/own.key".into()));
-        assert_eq!(config.nbd, NbdConfig { connections: 2, authorities: Some("/etc/sluice/ca.pem".into()), own });
+        assert_eq!(
+            config.sources.nbd,
+            NbdConfig { connections: 2, authorities: Some("/etc/sluice/ca.pem".into()), own }
+        );
+        let qemu = QemuConfig { scratch: "/etc/sluice/old".into(), scratch_most: ByteCount(1 << 30) };
+        assert_eq!(config.sources.qemu, qemu);
         assert_eq!(config.state, Path::new("/etc/sluice/here"));
         assert_eq!(config.encoder_rate(), 10_000_000);
         assert_eq!(config.capture.interval, Some(Duration::from_secs(900)));

@@ -289,6 +289,13 @@ impl Daemon {
     fn run_all(&self, listener: Option<tokio::net::TcpListener>) -> Result<(), StartError> {
         let (shared, stop) = (&self.0.shared, self.0.shared.stop.clone());
         let socket = admin::listen(&self.0.config.state)?;
+        for volume in self.all_volumes() {
+            let daemon = self.clone();
+            shared.tracker.spawn(async move {
+                let _nobody_captures = volume.capturing.lock().await;
+                daemon.leave(&volume, false).await;
+            });
+        }
         shared.tracker.spawn(admin::serve(socket, self.clone()));
         if let Some(listener) = listener {
             let (registry, health, stop) = (self.0.registry.clone(), self.0.health.clone(), stop.clone());
@@ -449,9 +456,18 @@ impl Daemon {
         let _nobody_captures = volume.capturing.lock().await;
         let (disk, removed) = (self.0.shared.disk.clone(), name.to_owned());
         blocking(move || disk.remove_volume(&removed)).await?;
+        self.leave(&volume, true).await;
         self.volumes().retain(|(volume, _)| volume.entry.name != name);
         self.0.shared.metrics.forget(name);
         Ok(())
+    }
+
+    /// Removes what captures left at a volume's source. What cannot be removed harms nobody and is said.
+    async fn leave(&self, volume: &Volume, is_over: bool) {
+        let source = volume.source();
+        if let Err(error) = blocking(move || source.leave(is_over)).await {
+            tracing::warn!(volume = volume.entry.name, %error, "what captures left at its source is still there");
+        }
     }
 
     /// Believes the change tracker of a volume again, from the next capture on, and another dirty bitmap from now on if one is named.
@@ -566,7 +582,7 @@ impl Daemon {
         let (workers, reads) = (self.0.config.budget().capture_workers, progress.clone());
         let (spec, sampling) = (volume.source(), self.0.config.capture.sampling);
         let work = blocking(move || {
-            let source = spec.open(&disk.nbd)?;
+            let source = spec.open(&disk.sources)?;
             Capture {
                 store: &disk.store,
                 journal: &disk.journal,

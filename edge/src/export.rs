@@ -10,6 +10,7 @@
 //! So whoever wants one file back mounts the device and copies it, and only what that reads crosses the line, inside of the policy, once.
 
 use crate::daemon::Daemon;
+use crate::files;
 use crate::pipeline::blocking;
 use crate::restore::pull::{Pull, PullError};
 use crate::restore::{Both, Chosen, PlanError, nearest_of};
@@ -22,10 +23,10 @@ use nbd::{Errno, Export, Failure, Status};
 use nix::fcntl::{FallocateFlags, fallocate};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, VecDeque};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -450,8 +451,7 @@ struct Cache {
 
 impl Cache {
     fn make(path: &Path) -> io::Result<Cache> {
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
-        std::fs::remove_file(path)?;
+        let file = files::nameless(path)?;
         Ok(Cache { file, held: BTreeSet::new(), order: VecDeque::new(), most: (CACHE / GRAIN) as usize })
     }
 

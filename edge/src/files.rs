@@ -48,6 +48,14 @@ pub(crate) fn is_no_room(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+/// A new file of ours alone that has no name any more: its room is free again when the last who holds it closes it, whatever happens. `path` is the name
+/// that it has for a moment.
+pub(crate) fn nameless(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+    fs::remove_file(path)?;
+    Ok(file)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,9 +8,11 @@ pub mod block;
 pub mod careful;
 pub mod file;
 pub mod nbd;
+pub mod qemu;
 pub mod tracking;
 
 use self::nbd::{NbdConfig, NbdError, NbdSource, NbdUri};
+use self::qemu::{QemuConfig, QemuDisk, QemuError, QemuSource};
 use dedupe::{ByteCount, ByteOffset};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -28,6 +30,15 @@ pub(crate) const AT_ONCE: usize = 1 << 20;
 
 /// Bytes that are wanted from an offset on.
 pub type Wanted<'a> = (ByteOffset, &'a mut [u8]);
+
+/// What sources need to know beside which one they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceConfig {
+    /// What all NBD exports have in common.
+    pub nbd: NbdConfig,
+    /// What all disks of running machines have in common.
+    pub qemu: QemuConfig,
+}
 
 /// One volume, opened for one capture. Read by several threads at once.
 pub trait Source: Send + Sync {
@@ -138,6 +149,9 @@ pub enum SourceError {
     /// An NBD export.
     #[error(transparent)]
     Nbd(Box<NbdError>),
+    /// A disk of a running machine.
+    #[error(transparent)]
+    Qemu(Box<QemuError>),
 }
 
 impl SourceError {
@@ -149,13 +163,13 @@ impl SourceError {
         const EREMOTEIO: i32 = 121;
         match self {
             SourceError::Read { source, .. } => matches!(source.raw_os_error(), Some(EIO | EILSEQ | EREMOTEIO)),
-            SourceError::Nbd(error) => error.is_medium,
+            SourceError::Nbd(error) => error.errno == Some(::nbd::Errno::Eio),
             _ => false,
         }
     }
 }
 
-/// Which volume to open, as people write it: `file:PATH`, `block:DEVICE` or the URI of an NBD export.
+/// Which volume to open, as people write it: `file:PATH`, `block:DEVICE`, the URI of an NBD export, or `qemu:MONITOR?disk=NAME`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum SourceSpec {
@@ -165,6 +179,8 @@ pub enum SourceSpec {
     Block(PathBuf),
     /// An NBD export.
     Nbd(NbdUri),
+    /// A disk of a running machine.
+    Qemu(QemuDisk),
 }
 
 /// Why a text does not name a source.
@@ -172,12 +188,15 @@ pub enum SourceSpec {
 pub enum NotASource {
     /// None of the kinds.
     #[error(
-        "`{0}` does not say what kind of source it is; write file:PATH for an image file, block:DEVICE for a disk, nbd://HOST/EXPORT for what a server exports"
+        "`{0}` does not say what kind of source it is; write file:PATH for an image file, block:DEVICE for a disk, nbd://HOST/EXPORT for what a server exports, qemu:MONITOR?disk=NAME for a disk of a running machine"
     )]
     Kind(String),
     /// No URI of an NBD export.
     #[error("`{0}` is not an NBD export: {1}; write {example}", example = nbd::uri::EXAMPLE)]
     Nbd(String, String),
+    /// No disk of a machine.
+    #[error("`{0}` is no disk of a machine: {1}; write {example}", example = qemu::uri::EXAMPLE)]
+    Qemu(String, String),
     /// No absolute path.
     #[error(
         "`{0}` needs an absolute path, because the daemon runs in another directory, as in file:/srv/images/disk.img"
@@ -187,19 +206,28 @@ pub enum NotASource {
 
 impl SourceSpec {
     /// Opens it for one capture.
-    pub fn open(&self, config: &NbdConfig) -> Result<Box<dyn Source>, SourceError> {
+    pub fn open(&self, config: &SourceConfig) -> Result<Box<dyn Source>, SourceError> {
         Ok(match self {
             SourceSpec::File(path) => Box::new(file::FileSource::open(path)?),
             SourceSpec::Block(path) => Box::new(block::BlockSource::open(path)?),
-            SourceSpec::Nbd(uri) => Box::new(NbdSource::open(uri, config)?),
+            SourceSpec::Nbd(uri) => Box::new(NbdSource::open(uri, &config.nbd)?),
+            SourceSpec::Qemu(disk) => Box::new(QemuSource::open(disk, &config.qemu)?),
         })
+    }
+
+    /// Removes what captures left where the volume lives: what an interrupted one could not remove, and, when it is captured no more, what follows its changes. Blocks.
+    pub fn leave(&self, is_over: bool) -> Result<(), SourceError> {
+        match self {
+            SourceSpec::File(_) | SourceSpec::Block(_) | SourceSpec::Nbd(_) => Ok(()),
+            SourceSpec::Qemu(disk) => qemu::leave(disk, is_over),
+        }
     }
 
     /// The file or device; none where it is elsewhere.
     pub fn path(&self) -> Option<&Path> {
         match self {
             SourceSpec::File(path) | SourceSpec::Block(path) => Some(path),
-            SourceSpec::Nbd(_) => None,
+            SourceSpec::Nbd(_) | SourceSpec::Qemu(_) => None,
         }
     }
 
@@ -224,6 +252,9 @@ impl FromStr for SourceSpec {
         match kind {
             "file" => Ok(SourceSpec::File(path()?)),
             "block" => Ok(SourceSpec::Block(path()?)),
+            "qemu" => QemuDisk::parse(text.split_at("qemu:".len()).1)
+                .map(SourceSpec::Qemu)
+                .map_err(|why| NotASource::Qemu(said(), why)),
             "nbd" | "nbds" | "nbd+unix" | "nbds+unix" => {
                 NbdUri::parse(text).map(SourceSpec::Nbd).map_err(|why| NotASource::Nbd(said(), why))
             }
@@ -251,6 +282,7 @@ impl fmt::Display for SourceSpec {
             SourceSpec::File(path) => write!(f, "file:{}", path.display()),
             SourceSpec::Block(path) => write!(f, "block:{}", path.display()),
             SourceSpec::Nbd(uri) => write!(f, "{uri}"),
+            SourceSpec::Qemu(disk) => write!(f, "{disk}"),
         }
     }
 }
@@ -272,7 +304,7 @@ mod tests {
         let refusal = |text: &str| text.parse::<SourceSpec>().unwrap_err().to_string();
         assert_eq!(
             refusal("/dev/sda"),
-            "`/dev/sda` does not say what kind of source it is; write file:PATH for an image file, block:DEVICE for a disk, nbd://HOST/EXPORT for what a server exports"
+            "`/dev/sda` does not say what kind of source it is; write file:PATH for an image file, block:DEVICE for a disk, nbd://HOST/EXPORT for what a server exports, qemu:MONITOR?disk=NAME for a disk of a running machine"
         );
         assert!(refusal("iscsi:/x").contains("block:DEVICE"));
         assert!(refusal("nbd:/x").contains("it has no `://`; write nbd://HOST:PORT/EXPORT"));

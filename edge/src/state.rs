@@ -11,7 +11,7 @@
 use crate::config::Config;
 use crate::files;
 use crate::journal::{Journal, JournalError};
-use crate::source::nbd::NbdConfig;
+use crate::source::SourceConfig;
 use crate::spool::{Spool, SpoolError};
 use crate::volumes::{VolumeEntry, Volumes, VolumesError};
 use dedupe::{Keys, Kind, Lineage, LocalPacks, StorageError, Store, StoreError, StoreOptions};
@@ -78,8 +78,8 @@ pub struct State {
     /// Coded parcels.
     pub spool: Spool,
     volumes: Mutex<Volumes>,
-    /// What sources over NBD have in common.
-    pub nbd: NbdConfig,
+    /// What sources need to know beside which one they are.
+    pub sources: SourceConfig,
     /// Unlocked by dropping it.
     _lock: File,
 }
@@ -111,7 +111,7 @@ impl State {
             journal,
             spool,
             volumes: Mutex::new(volumes),
-            nbd: config.nbd.clone(),
+            sources: config.sources.clone(),
             _lock: lock,
         };
         for entry in state.volumes().entries() {
@@ -133,7 +133,7 @@ impl State {
 
     /// Adds a volume. Its source is opened once, so that a wrong path is noticed now and not at night.
     pub fn add_volume(&self, entry: VolumeEntry) -> Result<(), AddError> {
-        entry.source.open(&self.nbd)?;
+        entry.source.open(&self.sources)?;
         self.volumes().add(entry.clone())?;
         Ok(self.put_lineage(&entry)?)
     }

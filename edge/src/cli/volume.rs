@@ -17,7 +17,8 @@ pub(crate) enum VolumeCommand {
         at: At,
         /// Its name at this site.
         name: String,
-        /// Where its bytes come from: file:PATH, block:DEVICE, or the URI of an NBD export (nbd://HOST/EXPORT).
+        /// Where its bytes come from: file:PATH, block:DEVICE, the URI of an NBD export (nbd://HOST/EXPORT), or a disk of a running machine
+        /// (qemu:MONITOR?disk=NAME).
         #[arg(long)]
         source: SourceSpec,
         /// When sectors cannot be read: stop the capture, or make them zero and list them.
@@ -104,8 +105,8 @@ fn list(status: &Status, json: bool) -> anyhow::Result<()> {
 
 /// Looks at a source from this process: nothing of the state directory is needed for it.
 async fn test(config: &Config, source: SourceSpec, json: bool) -> anyhow::Result<ExitCode> {
-    let (nbd, began) = (config.nbd.clone(), tokio::time::Instant::now());
-    let asking = tokio::task::spawn_blocking(move || ask(&source, &nbd, || began.elapsed()));
+    let (sources, began) = (config.sources.clone(), tokio::time::Instant::now());
+    let asking = tokio::task::spawn_blocking(move || ask(&source, &sources, || began.elapsed()));
     let findings = asking.await.context("the asking thread failed")?;
     match json {
         true => println!("{}", serde_json::to_string(&findings)?),

@@ -513,6 +513,9 @@ fn no_source(error: &SourceError) -> Both {
             "其大小不是 512 字节的整数倍，不是磁盘镜像。",
         ),
         SourceError::Empty(_) => Both::new("It has no bytes.", "内容为空。"),
+        SourceError::Qemu(_) => {
+            Both::new("The machine does not let this box read its disk.", "虚拟机不允许本机读取其磁盘。")
+        }
         SourceError::Nbd(_) => Both::new("The server does not let this box read it.", "服务器不允许本机读取。"),
         SourceError::Shrank { .. } | SourceError::Vanished(_) | SourceError::Read { .. } => {
             Both::new("It cannot be read.", "无法读取。")

@@ -1,7 +1,8 @@
 //! What can be said of a source before it is a volume: `volume test`.
 
-use super::nbd::{NbdConfig, NbdSource};
-use super::{Source, SourceError, SourceSpec};
+use super::nbd::NbdSource;
+use super::qemu::QemuSource;
+use super::{Source, SourceConfig, SourceError, SourceSpec};
 use dedupe::ByteOffset;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -46,7 +47,7 @@ impl std::fmt::Display for Finding {
 }
 
 /// Looks at a source and reads a little of it. What does not work ends it: what would follow is not known. Blocks; `now` is the time since any moment.
-pub fn ask(spec: &SourceSpec, config: &NbdConfig, now: impl Fn() -> Duration) -> Vec<Finding> {
+pub fn ask(spec: &SourceSpec, config: &SourceConfig, now: impl Fn() -> Duration) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Err(error) = look(spec, config, now, &mut findings) {
         let what = if findings.is_empty() { "reachable" } else { "reading" };
@@ -61,15 +62,36 @@ fn finding(what: &str, standing: Standing, said: impl Into<String>) -> Finding {
 
 fn look(
     spec: &SourceSpec,
-    config: &NbdConfig,
+    config: &SourceConfig,
     now: impl Fn() -> Duration,
     findings: &mut Vec<Finding>,
 ) -> Result<(), SourceError> {
     let source: Box<dyn Source> = match spec {
         SourceSpec::Nbd(uri) => {
-            let source = NbdSource::open(uri, config)?;
+            let source = NbdSource::open(uri, &config.nbd)?;
             findings.push(finding("reachable", Standing::Good, "the server answers and has the export"));
             server(&source, findings)?;
+            Box::new(source)
+        }
+        SourceSpec::Qemu(disk) => {
+            let source = QemuSource::open(disk, &config.qemu)?;
+            findings.push(finding(
+                "reachable",
+                Standing::Good,
+                "the machine runs, and its disk can be held at a moment",
+            ));
+            findings.push(match source.keeps_bitmaps() {
+                true => finding(
+                    "bitmaps",
+                    Standing::Good,
+                    "the disk is qcow2: what changed is known even after the machine was off",
+                ),
+                false => finding(
+                    "bitmaps",
+                    Standing::Costly,
+                    "the disk is not qcow2: when the machine was off, the next capture reads all of it",
+                ),
+            });
             Box::new(source)
         }
         spec => {

@@ -53,8 +53,8 @@ pub struct NbdError {
     server: String,
     why: String,
     next: String,
-    /// The medium behind it failed.
-    pub(super) is_medium: bool,
+    /// What the server called its failure, where it tried and failed.
+    pub(super) errno: Option<Errno>,
 }
 
 impl NbdError {
@@ -65,7 +65,7 @@ impl NbdError {
             server: uri.address.to_string(),
             why: why.into(),
             next: next.into(),
-            is_medium: false,
+            errno: None,
         }
     }
 
@@ -90,8 +90,11 @@ impl NbdError {
             }
             ClientError::Misuse(why) => (why.clone(), "`sluice-edge volume test` says what the server lacks"),
         };
-        let is_medium = matches!(error, ClientError::Failed { errno: Errno::Eio, .. });
-        NbdError { is_medium, ..NbdError::of(uri, what, why, next) }
+        let errno = match error {
+            ClientError::Failed { errno, .. } => Some(*errno),
+            _ => None,
+        };
+        NbdError { errno, ..NbdError::of(uri, what, why, next) }
     }
 }
 
@@ -148,6 +151,13 @@ impl NbdSource {
         }
         let holes = tells_holes.then(|| Context::new(ALLOCATION.into()));
         Ok(NbdSource { connection, block: block.max(SECTOR as u32), holes, looked: Mutex::default() })
+    }
+
+    /// The ranges that are dirty in the bitmap that its address names, `bytes` or so, without a look at all of it first: for who knows that the bitmap is the
+    /// right one.
+    pub(super) fn into_dirty(self, bytes: u64) -> Result<Box<dyn Changes>, Unknown> {
+        let name = self.connection.uri().bitmap.clone().ok_or_else(|| Unknown("no bitmap is named".into()))?;
+        Ok(Box::new(bitmap::Dirty::new(self.connection, &name, bytes)))
     }
 
     /// What its server offers.

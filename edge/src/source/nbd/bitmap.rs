@@ -12,6 +12,7 @@ use super::contexts::Context;
 use super::uri::NbdUri;
 use crate::source::tracking::{Changes, Stamp, Unknown};
 use serde::{Deserialize, Serialize};
+use std::borrow::Borrow;
 use std::ops::Range;
 
 /// Set in the flags of an extent that changed.
@@ -73,7 +74,7 @@ pub(super) fn since<'a>(
     if now.dirty < then.dirty {
         return Err(gone(format!("{} bytes were dirty in it, and {} are", then.dirty, now.dirty)));
     }
-    let dirty = Dirty { connection, context: Context::new(context(&then.name)), bytes: now.dirty };
+    let dirty = Dirty::new(connection, &then.name, now.dirty);
     for witness in &then.witnesses {
         if dirty.within(*witness..witness + 1)?.is_empty() {
             return Err(gone(format!("byte {witness} was dirty in it and is not")));
@@ -119,20 +120,28 @@ fn place(connection: &Connection) -> String {
     NbdUri { bitmap: None, ..connection.uri().clone() }.to_string()
 }
 
-struct Dirty<'a> {
-    connection: &'a Connection,
+/// A bitmap's dirty ranges, whoever holds the connection.
+pub(super) struct Dirty<C> {
+    connection: C,
     context: Context,
     bytes: u64,
 }
 
-impl Changes for Dirty<'_> {
+impl<C: Borrow<Connection>> Dirty<C> {
+    /// `bytes` are about as many as are dirty.
+    pub(super) fn new(connection: C, bitmap: &str, bytes: u64) -> Dirty<C> {
+        Dirty { connection, context: Context::new(context(bitmap)), bytes }
+    }
+}
+
+impl<C: Borrow<Connection> + Send + Sync> Changes for Dirty<C> {
     fn bytes(&self) -> u64 {
         self.bytes
     }
 
     fn within(&self, range: Range<u64>) -> Result<Vec<Range<u64>>, Unknown> {
         let mut found: Vec<Range<u64>> = Vec::new();
-        let walked = self.context.walk(self.connection, range, |extent, flags| {
+        let walked = self.context.walk(self.connection.borrow(), range, |extent, flags| {
             match found.last_mut() {
                 _ if flags & DIRTY == 0 => {}
                 Some(last) if last.end == extent.start => last.end = extent.end,

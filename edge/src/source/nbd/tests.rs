@@ -6,6 +6,7 @@ use super::*;
 use crate::capture::sample::Sampling;
 use crate::capture::tests::{Place, root_of};
 use crate::capture::{Capture, CaptureError, Captured, How, OnReadError};
+use crate::config::Config;
 use crate::source::SourceSpec;
 use crate::source::ask::{self, Standing};
 use dedupe::{Progress, UnixMillis};
@@ -279,7 +280,8 @@ fn what_a_source_can_do_is_told_before_it_is_a_volume() {
     let Some((image, _)) = Image::seeded() else { return };
     let began = Instant::now();
     let found = |uri: &NbdUri| {
-        let findings = ask::ask(&SourceSpec::Nbd(uri.clone()), &NbdConfig::default(), || began.elapsed());
+        let findings =
+            ask::ask(&SourceSpec::Nbd(uri.clone()), &Config::new("/nonexistent").sources, || began.elapsed());
         findings.into_iter().map(|finding| (finding.what, finding.standing)).collect::<Vec<_>>()
     };
     let of = |all: &[(&str, Standing)]| all.iter().map(|(what, how)| (what.to_string(), *how)).collect::<Vec<_>>();

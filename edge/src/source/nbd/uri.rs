@@ -101,7 +101,7 @@ fn host_of(address: &str) -> String {
 }
 
 /// Undoes percent-encoding; refuses what no name has.
-fn named(what: &str, text: &str) -> Result<String, String> {
+pub(in crate::source) fn named(what: &str, text: &str) -> Result<String, String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
@@ -119,7 +119,7 @@ fn named(what: &str, text: &str) -> Result<String, String> {
     }
 }
 
-fn encoded(text: &str) -> String {
+pub(in crate::source) fn encoded(text: &str) -> String {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~/:".contains(byte);
     let one = |byte: u8| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
     text.bytes().map(one).collect()
