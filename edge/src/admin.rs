@@ -46,6 +46,8 @@ pub enum Request {
         source: SourceSpec,
         /// What is done when sectors cannot be read.
         on_read_error: OnReadError,
+        /// The script that freezes and thaws what uses it.
+        freeze: Option<PathBuf>,
     },
     /// Remove a volume.
     VolumeRemove {
@@ -305,8 +307,9 @@ async fn say(write: &mut (impl AsyncWriteExt + Unpin), reply: &Reply) -> io::Res
 pub async fn handle(daemon: &Daemon, request: Request, replies: &mpsc::Sender<Reply>) -> Result<Outcome, DaemonError> {
     match request {
         Request::Status => Ok(Outcome::Status(Box::new(daemon.status()))),
-        Request::VolumeAdd { name, source, on_read_error } => {
-            daemon.add_volume(VolumeEntry { name, lineage: LineageId::random(), source, on_read_error }).await?;
+        Request::VolumeAdd { name, source, on_read_error, freeze } => {
+            let lineage = LineageId::random();
+            daemon.add_volume(VolumeEntry { name, lineage, source, on_read_error, freeze }).await?;
             Ok(names(daemon))
         }
         Request::VolumeRemove { name } => {

@@ -121,6 +121,9 @@ pub enum CaptureError {
     /// The journal failed.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// What uses the volume could not be frozen, or not thawed.
+    #[error(transparent)]
+    Freeze(#[from] crate::freeze::FreezeError),
     /// The source cannot say any more what changed, after it did so.
     #[error("what changed is not known any more: {0}")]
     Unknown(#[from] Unknown),

@@ -68,6 +68,16 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         token_file: Option<PathBuf>,
     },
+    /// Freezes and thaws what uses a volume; started by the daemon.
+    #[command(hide = true)]
+    ThawGuard {
+        #[arg(long)]
+        script: PathBuf,
+        #[arg(long)]
+        volume: String,
+        #[arg(long)]
+        within_ms: u64,
+    },
     /// Add, list and remove volumes; look at sources before, and say what is believed of them.
     #[command(subcommand)]
     Volume(volume::VolumeCommand),
@@ -204,6 +214,9 @@ pub(crate) async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run { .. } => unreachable!("the daemon is run by the caller"),
         Command::Enrol { at, token_file } => enrol(&at.load()?, token_file.as_deref()).await?,
+        Command::ThawGuard { script, volume, within_ms } => {
+            sluice_edge::freeze::guard::run(&script, &volume, Duration::from_millis(within_ms)).await?
+        }
         Command::Volume(asked) => return volume::volume(asked).await,
         Command::Capture { at, volume, all: _, wait, json } => capture(&at.load()?, volume, wait, json).await?,
         Command::Generations(asked) => restore::generations(asked).await?,

@@ -3,6 +3,7 @@
 use crate::appliance::ApplianceConfig;
 use crate::budget::{Budget, DEFAULT_MEMORY, MIN_MEMORY};
 use crate::capture::sample::{Sampling, UNIT};
+use crate::freeze;
 use crate::source::SourceConfig;
 use crate::source::nbd::NbdConfig;
 use crate::source::qemu::QemuConfig;
@@ -71,6 +72,8 @@ pub struct CaptureConfig {
     pub workers: usize,
     /// How much is read beside what a source says has changed.
     pub sampling: Sampling,
+    /// How long what uses a volume may be frozen while its moment is taken.
+    pub freeze_within: Duration,
 }
 
 /// Why a configuration cannot be used. Every text names the file, the line and the field, and what to write instead.
@@ -174,6 +177,7 @@ struct RawCapture {
     workers: Option<Spanned<i64>>,
     verify_within: Option<Spanned<i64>>,
     verify_most: Option<Spanned<String>>,
+    freeze_within: Option<Spanned<String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -233,6 +237,7 @@ impl Config {
             capture: CaptureConfig {
                 interval: page.interval(raw.capture.interval)?,
                 workers: page.workers(raw.capture.workers)?,
+                freeze_within: page.freeze_within(raw.capture.freeze_within)?,
                 sampling: Sampling {
                     captures: page.verify_within(raw.capture.verify_within)?,
                     most: page.size(
@@ -344,6 +349,17 @@ impl Page<'_> {
             return Err(self.refuse("capture.interval", &raw, why));
         }
         Ok(Some(interval))
+    }
+
+    fn freeze_within(&self, raw: Option<Spanned<String>>) -> Result<Duration, ConfigError> {
+        let Some(raw) = raw else { return Ok(freeze::DEFAULT_WITHIN) };
+        let within = text::parse_duration(raw.get_ref())
+            .map_err(|why| self.refuse("capture.freeze_within", &raw, why.to_string()))?;
+        if !freeze::WITHIN.contains(&within) {
+            let why = format!("{} is not possible; write 1 s to 5 min", raw.get_ref());
+            return Err(self.refuse("capture.freeze_within", &raw, why));
+        }
+        Ok(within)
     }
 
     fn workers(&self, raw: Option<Spanned<i64>>) -> Result<usize, ConfigError> {
@@ -543,6 +559,10 @@ mod tests {
                 "line 2: `capture.verify_within`: 0 is not possible; write a number of captures from 1 to 1000",
             ),
             ("[capture]\nverify_most = \"1 kB\"\n", "the least that works is \"1 MiB\""),
+            (
+                "[capture]\nfreeze_within = \"6 min\"\n",
+                "line 2: `capture.freeze_within`: 6 min is not possible; write 1 s to 5 min",
+            ),
             ("[nbd]\nconnections = 17\n", "line 2: `nbd.connections`: 17 is not possible; write 1 to 16"),
             ("[nbd]\ncertificate = \"a\"\n", "line 2: `nbd.certificate`: needs `key` beside it"),
         ] {

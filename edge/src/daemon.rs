@@ -5,6 +5,7 @@
 use crate::capture::{Capture, CaptureError, Captured, How};
 use crate::config::Config;
 use crate::figures::{self, Figures};
+use crate::freeze::Frozen;
 use crate::gate::{Gate, Share};
 use crate::journal::Cost;
 use crate::keeper;
@@ -581,8 +582,16 @@ impl Daemon {
         let (disk, entry, link) = (self.0.shared.disk.clone(), volume.entry.clone(), self.0.shared.link.clone());
         let (workers, reads) = (self.0.config.budget().capture_workers, progress.clone());
         let (spec, sampling) = (volume.source(), self.0.config.capture.sampling);
+        let within = self.0.config.capture.freeze_within;
         let work = blocking(move || {
+            let frozen = match &entry.freeze {
+                Some(script) => Some(Frozen::begin(script, &entry.name, within)?),
+                None => None,
+            };
             let source = spec.open(&disk.sources)?;
+            if let Some(frozen) = frozen {
+                frozen.thaw()?;
+            }
             Capture {
                 store: &disk.store,
                 journal: &disk.journal,

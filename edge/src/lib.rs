@@ -23,6 +23,7 @@ pub mod enrol;
 pub mod export;
 pub mod figures;
 mod files;
+pub mod freeze;
 mod gate;
 mod goodput;
 pub mod identity;

@@ -215,6 +215,11 @@ impl SourceSpec {
         })
     }
 
+    /// Whether opening it holds it at one moment, so that what uses it has to wait for that only and not for the whole capture.
+    pub fn holds_a_moment(&self) -> bool {
+        matches!(self, SourceSpec::Qemu(_))
+    }
+
     /// Removes what captures left where the volume lives: what an interrupted one could not remove, and, when it is captured no more, what follows its changes. Blocks.
     pub fn leave(&self, is_over: bool) -> Result<(), SourceError> {
         match self {

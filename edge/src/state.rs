@@ -10,6 +10,7 @@
 
 use crate::config::Config;
 use crate::files;
+use crate::freeze;
 use crate::journal::{Journal, JournalError};
 use crate::source::SourceConfig;
 use crate::spool::{Spool, SpoolError};
@@ -133,6 +134,12 @@ impl State {
 
     /// Adds a volume. Its source is opened once, so that a wrong path is noticed now and not at night.
     pub fn add_volume(&self, entry: VolumeEntry) -> Result<(), AddError> {
+        if let Some(script) = &entry.freeze {
+            if !entry.source.holds_a_moment() {
+                return Err(AddError::NoMoment(entry.source.to_string()));
+            }
+            freeze::check(script)?;
+        }
         entry.source.open(&self.sources)?;
         self.volumes().add(entry.clone())?;
         Ok(self.put_lineage(&entry)?)
@@ -160,6 +167,14 @@ pub enum AddError {
     /// Its source cannot be opened.
     #[error(transparent)]
     Source(#[from] crate::source::SourceError),
+    /// It cannot be frozen as wished.
+    #[error(transparent)]
+    Freeze(#[from] freeze::FreezeError),
+    /// It would be frozen for as long as it is read.
+    #[error(
+        "{0} cannot be held at one moment, so what uses it would be frozen for the whole capture; capture a snapshot of it, or a disk of a running machine (qemu:MONITOR?disk=NAME)"
+    )]
+    NoMoment(String),
     /// The list refuses it.
     #[error(transparent)]
     Volumes(#[from] VolumesError),
@@ -239,6 +254,7 @@ mod tests {
             lineage: LineageId::random(),
             source: SourceSpec::File(image.clone()),
             on_read_error: OnReadError::Stop,
+            freeze: None,
         };
         state.add_volume(entry.clone()).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), key);
@@ -260,6 +276,7 @@ mod tests {
             lineage: LineageId::random(),
             source: SourceSpec::File("/nonexistent.img".into()),
             on_read_error: OnReadError::Stop,
+            freeze: None,
         };
         assert!(matches!(state.add_volume(entry), Err(AddError::Source(_))));
         assert!(state.volumes().entries().is_empty());

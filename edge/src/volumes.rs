@@ -25,6 +25,9 @@ pub struct VolumeEntry {
     /// What is done when sectors cannot be read.
     #[serde(default)]
     pub on_read_error: OnReadError,
+    /// The script that freezes what uses it while its moment is taken, and thaws it ([`crate::freeze`]).
+    #[serde(default)]
+    pub freeze: Option<PathBuf>,
 }
 
 /// Why the list of volumes could not be read or changed.
@@ -199,6 +202,7 @@ mod tests {
             lineage: LineageId::random(),
             source: SourceSpec::File(path.into()),
             on_read_error: OnReadError::List,
+            freeze: None,
         }
     }
 

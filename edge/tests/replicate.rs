@@ -57,6 +57,7 @@ impl Edge {
             lineage: dedupe::LineageId::random(),
             source: SourceSpec::File(self.image(name)),
             on_read_error: OnReadError::Stop,
+            freeze: None,
         };
         self.daemon.add_volume(entry).await.unwrap();
     }
@@ -264,7 +265,7 @@ async fn the_command_line_asks_the_running_daemon() {
     let state = edge.daemon.config().state.clone();
     std::fs::write(edge.image("disk"), volume(4 << 20, 7)).unwrap();
     let source = SourceSpec::File(edge.image("disk"));
-    let add = Request::VolumeAdd { name: "disk".into(), source, on_read_error: OnReadError::Stop };
+    let add = Request::VolumeAdd { name: "disk".into(), source, on_read_error: OnReadError::Stop, freeze: None };
     assert!(matches!(ask(&state, &add, |_| ()).await, Ok(Outcome::Volumes(names)) if names == ["disk"]));
     let again = ask(&state, &add, |_| ()).await.unwrap_err().to_string();
     assert_eq!(again, "there is a volume `disk` already; choose another name, or remove that one first");

@@ -1,7 +1,7 @@
 //! A guest: a small Debian that is booted by QEMU, without KVM, from wherever its disk is.
 //!
 //! At each boot it counts the boot on its own disk, says `sluice-guest: ready BOOTS=n KERNEL=…` on its serial line and powers off
-//! (`tests/guest/init`), so nobody waits for a time to pass. `tests/guest/build` makes its disk, once.
+//! (`tests/guest/init`), so nobody waits for a time to pass. `tests/guest/build` makes its disk, once. A [`Writer`] stays up and writes.
 
 use std::fs::File;
 use std::io;
@@ -24,6 +24,8 @@ const BOOT_SECTOR: &str = "/usr/lib/grub/i386-pc/boot.img";
 const ROOT: &str = "2";
 /// What the guest says before it ends.
 const READY: &str = "sluice-guest: ready ";
+/// What it says when it has begun to write.
+const WRITING: &str = "sluice-guest: writing";
 /// What its kernel says when it gives up, which ends QEMU as powering off does.
 const PANIC: &str = "Kernel panic";
 /// How long a boot may take. Emulated, it takes half a minute on two cores; others may be using them.
@@ -185,6 +187,68 @@ pub fn boot(disk: &Disk, writes: Writes, serial: &Path) -> Result<Booted, GuestE
     }
     let (boots, kernel) = ready(&heard).ok_or_else(|| failed("ended without being ready".into()))?;
     Ok(Booted { boots, kernel, serial: heard, took: began.elapsed() })
+}
+
+/// A guest that stays up and writes to a second disk without end, as `data` in QEMU's words; freezes and thaws that when it is told to. Dropping it kills it.
+pub struct Writer {
+    running: Running,
+}
+
+impl Writer {
+    /// Makes its disks in `folder`; the second has 256 MiB, as `data.qcow2`.
+    pub fn make(folder: &Path) -> Result<(), GuestError> {
+        put(&folder.join("root.raw"))?;
+        let (raw, data) = (folder.join("data.raw"), folder.join("data.qcow2"));
+        let made = File::create(&raw).and_then(|file| file.set_len(256 << 20));
+        made.map_err(io_error("making", &raw))?;
+        run(Command::new("mke2fs").args(["-q", "-F", "-t", "ext4", "-L", "sluice-writes"]).arg(&raw))?;
+        run(Command::new("qemu-img").args(["convert", "-O", "qcow2"]).arg(&raw).arg(&data))?;
+        std::fs::remove_file(&raw).map_err(io_error("removing", &raw))
+    }
+
+    /// Boots it from the disks in `folder`, and returns when it writes. It has the monitors `sluice.qmp` and `test.qmp`, and hears words at `words.sock`.
+    pub fn start(folder: &Path) -> Result<Writer, GuestError> {
+        let at = |name: &str| doubled(&folder.join(name));
+        let said = File::create(folder.join("qemu.log")).map_err(io_error("making", &folder.join("qemu.log")))?;
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-nic", "none"]);
+        qemu.args(["-machine", "q35", "-accel", "tcg", "-m", "256", "-serial", &format!("file:{}", at("serial.log"))]);
+        qemu.args(["-chardev", &format!("socket,id=words,path={},server=on,wait=off", at("words.sock"))]);
+        qemu.args(["-serial", "chardev:words"]);
+        qemu.args(["-drive", &format!("if=none,id=root,format=raw,snapshot=on,file={}", at("root.raw"))]);
+        qemu.args(["-device", "virtio-blk-pci,drive=root"]);
+        qemu.args(["-drive", &format!("if=none,id=disk,format=qcow2,file={}", at("data.qcow2"))]);
+        qemu.args(["-device", "virtio-blk-pci,drive=disk,id=data"]);
+        for monitor in ["sluice.qmp", "test.qmp"] {
+            qemu.args(["-qmp", &format!("unix:{},server=on,wait=off", at(monitor))]);
+        }
+        qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said);
+        let running = Running(qemu.spawn().map_err(io_error("starting", Path::new("qemu-system-x86_64")))?);
+        let mut writer = Writer { running };
+        let (until, serial) = (Instant::now() + LIMIT, folder.join("serial.log"));
+        while !std::fs::read_to_string(&serial).is_ok_and(|heard| heard.contains(WRITING)) {
+            let ended = writer.running.wait(Instant::now() + STEP)?;
+            if ended.is_some() || Instant::now() > until {
+                let what = format!("does not write ({ended:?})");
+                let tail = std::fs::read_to_string(&serial).unwrap_or_default();
+                let said = std::fs::read_to_string(folder.join("qemu.log")).unwrap_or_default();
+                return Err(GuestError::Boot { disk: "root.raw".into(), what, said, serial: tail });
+            }
+            std::thread::sleep(STEP);
+        }
+        Ok(writer)
+    }
+
+    /// The id of its process.
+    pub fn pid(&self) -> u32 {
+        self.running.0.id()
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        let _ = self.running.0.kill(); // fails only when it has ended already
+        let _ = self.running.0.wait();
+    }
 }
 
 /// Checks the root file system of a raw image with e2fsck, which changes nothing. Anything to be mended is an error.

@@ -24,6 +24,10 @@ pub(crate) enum VolumeCommand {
         /// When sectors cannot be read: stop the capture, or make them zero and list them.
         #[arg(long, value_enum, default_value = "stop")]
         on_read_error: OnReadError,
+        /// A program that makes what uses the volume finish and wait when it is called with `freeze`, and lets it go on when it is called with `thaw`. For sources that
+        /// can be held at one moment.
+        #[arg(long, value_name = "SCRIPT")]
+        freeze: Option<std::path::PathBuf>,
     },
     /// List the volumes.
     List {
@@ -66,9 +70,9 @@ pub(crate) enum VolumeCommand {
 /// Does what is asked of the list of volumes.
 pub(crate) async fn volume(asked: VolumeCommand) -> anyhow::Result<ExitCode> {
     match asked {
-        VolumeCommand::Add { at, name, source, on_read_error } => {
+        VolumeCommand::Add { at, name, source, on_read_error, freeze } => {
             let text = format!("volume {name} is replicated from {source} from now on");
-            request(&at.load()?, Request::VolumeAdd { name, source, on_read_error }).await?;
+            request(&at.load()?, Request::VolumeAdd { name, source, on_read_error, freeze }).await?;
             println!("{text}");
         }
         VolumeCommand::List { at, json } => list(&status(&at.load()?).await?, json)?,

@@ -372,7 +372,7 @@ async fn add_volume(State(app): State<Arc<App>>, Asked(who, form): Asked<VolumeF
         Err(why) => return app.not_done(&who, "volumes", why, None),
     };
     let (name, on_read_error) = (form.name.trim().to_owned(), form.on_read_error());
-    let entry = VolumeEntry { name: name.clone(), lineage: LineageId::random(), source, on_read_error };
+    let entry = VolumeEntry { name: name.clone(), lineage: LineageId::random(), source, on_read_error, freeze: None };
     match app.daemon.add_volume(entry).await {
         Ok(()) => {
             tracing::info!(volume = name, "added by the page");

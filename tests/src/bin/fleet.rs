@@ -123,8 +123,13 @@ impl Branch {
         sluice_edge::enrol(&config, &token).await.with_context(|| format!("enrolling {site}"))?;
         let daemon = Daemon::start(config).await.with_context(|| format!("starting {site}"))?;
         let source: SourceSpec = format!("file:{}", sample.path().display()).parse().context("naming the source")?;
-        let entry =
-            VolumeEntry { name: VOLUME.into(), lineage: LineageId::random(), source, on_read_error: OnReadError::Stop };
+        let entry = VolumeEntry {
+            name: VOLUME.into(),
+            lineage: LineageId::random(),
+            source,
+            on_read_error: OnReadError::Stop,
+            freeze: None,
+        };
         daemon.add_volume(entry).await?;
         Ok(Self { site, daemon, sample, _line: line })
     }

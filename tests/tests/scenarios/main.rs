@@ -20,6 +20,7 @@ mod nbd;
 mod openstack;
 mod pages;
 mod policy;
+mod qemu;
 mod restore;
 mod room;
 mod scheduler;

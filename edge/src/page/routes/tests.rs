@@ -551,6 +551,7 @@ async fn no_name_from_anywhere_becomes_markup() {
         lineage: LineageId::random(),
         source: crate::source::SourceSpec::File(path),
         on_read_error: crate::capture::OnReadError::Stop,
+        freeze: None,
     };
     world.daemon.add_volume(entry).await.unwrap();
     world.daemon.capture("disk").await.unwrap();
