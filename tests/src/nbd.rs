@@ -15,6 +15,13 @@ pub struct NbdServer {
     socket: PathBuf,
 }
 
+/// Whether somebody listens at a socket; asked of the kernel, because a server may count whoever connects. The file alone is there a moment earlier.
+fn listens(socket: &Path) -> bool {
+    let sockets = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let path = format!(" {}", socket.display());
+    sockets.lines().any(|line| line.ends_with(&path) && line.contains(" 00010000 "))
+}
+
 impl NbdServer {
     /// Starts `tool`; `{}` among the arguments is the socket. `None`, and said so: it is not installed.
     pub fn start(socket: &Path, tool: &str, arguments: &[&str]) -> Result<Option<Self>, WorldError> {
@@ -29,7 +36,7 @@ impl NbdServer {
         };
         let mut server = Self { child, socket: socket.to_owned() };
         let until = Instant::now() + LISTENS;
-        while !socket.exists() {
+        while !listens(socket) {
             let ended = server.child.try_wait().ok().flatten();
             if ended.is_some() || Instant::now() > until {
                 let why = std::io::Error::other(format!("it does not listen ({ended:?})"));

@@ -21,6 +21,13 @@ const SIZE: u64 = 48 << 20;
 const ONE_UNIT: Sampling = Sampling { captures: 1000, most: ByteCount(1 << 20) };
 const EVERYTHING: Sampling = Sampling { captures: 1, most: ByteCount(1 << 40) };
 
+/// Whether somebody listens at a socket; asked of the kernel, because a server may count whoever connects. The file alone is there a moment earlier.
+fn listens(socket: &Path) -> bool {
+    let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
+    let path = format!(" {}", socket.display());
+    sockets.lines().any(|line| line.ends_with(&path) && line.contains(" 00010000 "))
+}
+
 /// A server on a socket in a folder of its own, ended when it is dropped.
 struct Server {
     child: Child,
@@ -42,7 +49,7 @@ impl Server {
         };
         let mut server = Server { child, socket };
         let until = Instant::now() + Duration::from_secs(60);
-        while !server.socket.exists() {
+        while !listens(&server.socket) {
             assert!(server.child.try_wait().unwrap().is_none(), "{tool} ended by itself");
             assert!(Instant::now() < until, "{tool} does not listen");
             std::thread::sleep(Duration::from_millis(5));
