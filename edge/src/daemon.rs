@@ -129,6 +129,9 @@ pub enum DaemonError {
     /// A restore.
     #[error(transparent)]
     Restore(#[from] restore::RestoreError),
+    /// A seed by courier.
+    #[error(transparent)]
+    Shipment(#[from] crate::shipments::ShipmentError),
 }
 
 /// What a capture and the sending of its generation took.
@@ -785,6 +788,8 @@ impl Daemon {
             }
             pairs.extend(newest.filter(|newest| Some(*newest) != base).map(|newest| (base, newest)));
         }
+        // All of what travels on media, in case they are lost.
+        pairs.extend(self.disk().shipments.pinned().into_iter().map(|generation| (None, generation)));
         pairs
     }
 

@@ -6,11 +6,13 @@
 //! store.key        32 random bytes      volumes.json    what is replicated
 //! spool.redb       sending state        spool/          coded parcels
 //! store/           index.redb, packs/   admin.sock      the running daemon's socket
+//! shipments/       seeds by courier
 //! ```
 
 use crate::config::Config;
 use crate::files;
 use crate::journal::{Journal, JournalError};
+use crate::shipments::{ShipmentError, Shipments};
 use crate::source::nbd::NbdConfig;
 use crate::spool::{Spool, SpoolError};
 use crate::volumes::{VolumeEntry, Volumes, VolumesError};
@@ -66,6 +68,9 @@ pub enum StateError {
     /// The list of volumes cannot be read.
     #[error(transparent)]
     Volumes(#[from] VolumesError),
+    /// A record of a seed cannot be read.
+    #[error(transparent)]
+    Shipments(#[from] ShipmentError),
 }
 
 /// The open state of one edge. Its calls block.
@@ -80,6 +85,8 @@ pub struct State {
     volumes: Mutex<Volumes>,
     /// What sources over NBD have in common.
     pub nbd: NbdConfig,
+    /// Seeds by courier.
+    pub shipments: Shipments,
     /// Unlocked by dropping it.
     _lock: File,
 }
@@ -105,6 +112,7 @@ impl State {
         let journal = Arc::new(Journal::open(&directory.join("spool.redb"))?);
         let spool = Spool::open(&directory.join("spool"), journal.clone(), config.spool)?;
         let volumes = Volumes::load(&directory.join("volumes.json"))?;
+        let shipments = Shipments::open(&directory)?;
         let state = State {
             directory,
             store,
@@ -112,6 +120,7 @@ impl State {
             spool,
             volumes: Mutex::new(volumes),
             nbd: config.nbd.clone(),
+            shipments,
             _lock: lock,
         };
         for entry in state.volumes().entries() {
