@@ -14,6 +14,7 @@ mod releases;
 pub mod render;
 mod request;
 mod retention;
+mod seeds;
 pub mod socket;
 pub mod targets;
 
@@ -32,6 +33,7 @@ pub use releases::{
 };
 pub use request::{AccountRequest, Authority, Request};
 pub use retention::{LockLine, On, PendingLine, RetentionAnswer, RetentionRequest};
+pub use seeds::{CustodyLine, SeedAnswer, SeedLine, SeedRequest};
 pub use targets::{TargetAnswer, TargetRequest};
 
 use crate::rehydrate;
@@ -184,6 +186,15 @@ pub enum AdminError {
     /// A release or a roll-out.
     #[error(transparent)]
     Releases(#[from] crate::releases::ReleasesError),
+    /// Media were not imported.
+    #[error(transparent)]
+    Import(#[from] crate::seeds::import::ImportError),
+    /// No such seed.
+    #[error("there is no seed `{0}`; `sluice-gateway seed list` lists those that there are")]
+    NoSeed(String),
+    /// One import at a time.
+    #[error("an import of media is under way; its command shows how far it is")]
+    Importing,
     /// There is no proof under that number.
     #[error("there is no proof {0}; `sluice-gateway proof list` lists those that there are")]
     NoProof(u64),

@@ -60,6 +60,12 @@ impl std::fmt::Debug for Receiving {
 }
 
 impl Receiving {
+    /// What arrives in a draft, from the parcel on that is due.
+    pub(crate) fn of(draft: Arc<Draft>, lineage: LineageId) -> Receiving {
+        let next = watch::Sender::new(draft.next_parcel());
+        Receiving { draft, lineage, next, turn: tokio::sync::Mutex::default(), parts: std::sync::Mutex::default() }
+    }
+
     /// Number of the parcel that is due: all before it are durable and verified.
     pub fn due(&self) -> u32 {
         *self.next.borrow()

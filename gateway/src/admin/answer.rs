@@ -7,6 +7,7 @@ use super::policy::PolicyAnswer;
 use super::proofs::ProofAnswer;
 use super::releases::{ReleaseAnswer, RolloutAnswer};
 use super::retention::RetentionAnswer;
+use super::seeds::SeedAnswer;
 use super::targets::TargetAnswer;
 use crate::catalogue::AuditRow;
 use crate::rehydrate;
@@ -198,6 +199,8 @@ pub enum Answer {
     Release(ReleaseAnswer),
     /// What came of a request about roll-outs.
     Rollout(RolloutAnswer),
+    /// What came of a request about seeds by courier.
+    Seed(SeedAnswer),
     /// The audit log is whole.
     AuditWhole {
         /// Entries.

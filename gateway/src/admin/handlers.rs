@@ -28,6 +28,8 @@ pub struct Admin {
     pub(super) daemon: Option<Running>,
     /// Held while a domain is defined, started or removed: libvirt and the catalogue have to say the same.
     pub(super) changing_domains: Arc<Mutex<()>>,
+    /// Held while media are imported: two would take the same slabs in.
+    pub(super) importing: Arc<Mutex<()>>,
 }
 
 #[derive(Clone)]
@@ -56,7 +58,7 @@ const REFUSALS_NOTED: NonZeroU32 = NonZeroU32::new(30).expect("not zero");
 impl Admin {
     /// For a command that opened the state itself.
     pub fn alone(state: Arc<State>) -> Admin {
-        Admin { state, daemon: None, changing_domains: Arc::default() }
+        Admin { state, daemon: None, changing_domains: Arc::default(), importing: Arc::default() }
     }
 
     pub(crate) fn of_daemon(
@@ -69,7 +71,7 @@ impl Admin {
         let refusals = Arc::new(Limiter::keyed(governor::Quota::per_minute(REFUSALS_NOTED)));
         let runtime = Handle::current();
         let daemon = Some(Running { live, board, sessions, runtime, exports, stop, refusals });
-        Admin { state, daemon, changing_domains: Arc::default() }
+        Admin { state, daemon, changing_domains: Arc::default(), importing: Arc::default() }
     }
 
     /// The gateway's time.
@@ -124,6 +126,7 @@ impl Admin {
             Request::Proof(request) => self.proof(caller, &request),
             Request::Release(request) => self.release(caller, request, report),
             Request::Rollout(request) => self.rollout(caller, request),
+            Request::Seed(request) => self.seed(caller, request, report),
         }
     }
 

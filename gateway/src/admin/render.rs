@@ -125,6 +125,7 @@ pub fn answer(answer: &Answer) -> String {
         Answer::Proof(answer) => super::proofs::render(answer),
         Answer::Release(answer) => super::releases::render_release(answer),
         Answer::Rollout(answer) => super::releases::render_rollout(answer),
+        Answer::Seed(answer) => super::seeds::render(answer),
         Answer::Policy(answer) => super::policy::render::answer(answer),
         Answer::Verified { number, root, bytes: read } => {
             format!(
