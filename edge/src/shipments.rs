@@ -218,7 +218,7 @@ pub struct Shipments {
 struct Running {
     id: Option<SeedId>,
     progress: Arc<Progress>,
-    began: std::time::Instant,
+    began: tokio::time::Instant,
 }
 
 impl Shipments {
@@ -344,7 +344,7 @@ pub(crate) async fn export(
         if running.is_some() {
             return Err(ShipmentError::Busy);
         }
-        let began = std::time::Instant::now();
+        let began = tokio::time::Instant::now();
         *running = Some(Running { id: None, progress: progress.clone(), began });
     }
     let shared = progress.clone();

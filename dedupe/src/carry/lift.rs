@@ -108,12 +108,16 @@ impl View {
     /// # Errors
     /// Bytes that are damaged or evicted, naming the slab.
     pub fn lift(&self, slab: SlabNumber, given: &Given) -> Result<Option<Lifted>, LiftError> {
-        let lifted = match self.record(slab) {
-            Ok(None) => return Ok(None),
-            Ok(Some(record)) => self.lift_record(slab, &record, given),
-            Err(error) => Err(error),
+        let lift = || match self.record(slab)? {
+            Some(record) => self.lift_record(slab, &record, given).map(Some),
+            None => Ok(None),
         };
-        lifted.map(Some).map_err(|source| LiftError { slab, source })
+        let lifted = match lift() {
+            // A sweep moved what is in use out of a pack between the two reads: the record says by now where to.
+            Err(StoreError::Gone(_)) => lift(),
+            lifted => lifted,
+        };
+        lifted.map_err(|source| LiftError { slab, source })
     }
 
     fn lift_record(&self, slab: SlabNumber, record: &Slab, given: &Given) -> Result<Lifted, StoreError> {

@@ -15,7 +15,6 @@ use seed::part::{Kind, MediumId, file_name};
 use seed::write::{Queue, WriteError, Writer, put, sync_folder};
 use seed::{FileError, MAX_PART, label};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use wire::clock::machine_time;
 use wire::seeding::SeedState;
 
@@ -315,10 +314,9 @@ impl<'a> Export<'a> {
         put(&folder.join("LABEL.txt"), label::text(&manifest).as_bytes())?;
         put(&folder.join("label.svg"), label::picture(&manifest).as_bytes())?;
         put(&folder.join(FILE), &signed)?;
-        let found = seed::write::read_back(&folder.join(FILE), self.progress);
-        if found.map_err(|source| ShipmentError::Write { source })? != blake3::hash(&signed).to_hex().as_str() {
-            return Err(ShipmentError::Write { source: WriteError::ReadBack(folder.join(FILE)) });
-        }
+        let hash = blake3::hash(&signed).to_hex();
+        let proved = seed::write::prove(&folder.join(FILE), hash.as_str(), self.progress);
+        proved.map_err(|source| ShipmentError::Write { source })?;
         crash_point("edge.seed.closed");
         shipment.media[at].closed = true;
         self.shipments.put(shipment)
@@ -343,9 +341,4 @@ fn remove(folder: &Path, number: u32) {
 fn room(mount: &Path) -> Result<u64, ShipmentError> {
     let (free, _) = files::disk(mount).map_err(FileError::on("look at", mount))?;
     Ok(free.saturating_sub(CLOSING))
-}
-
-/// Bytes of volumes that were lifted so far, for whoever shows progress.
-pub fn lifted(progress: &Progress) -> u64 {
-    progress.done.load(Ordering::Relaxed)
 }

@@ -54,7 +54,7 @@ impl MediumId {
         header[12..28].copy_from_slice(&self.shipment.0);
         header[28..32].copy_from_slice(&self.number.to_le_bytes());
         header[32..36].copy_from_slice(&part.to_le_bytes());
-
+        header[36..52].copy_from_slice(&self.salt);
         header[52..].copy_from_slice(&once);
         header
     }

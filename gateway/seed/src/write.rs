@@ -210,9 +210,7 @@ impl Writer<'_> {
             slabs: slabs.into_iter().map(|(volume, slabs)| (volume, runs_of(slabs))).collect(),
         };
         for (path, hash) in [(path, &part.blake3), (index_path, &part.index_blake3)] {
-            if read_back(path, self.progress)? != *hash {
-                return Err(WriteError::ReadBack(path.to_owned()));
-            }
+            prove(path, hash, self.progress)?;
         }
         dedupe::crash_point("seed.part.read");
         Ok(part)
@@ -325,8 +323,16 @@ fn start_writing(file: &File, from: u64, len: u64) {
     let _only_a_hint = posix_fadvise(file, from, len, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
 }
 
+/// Reads a file back: on the disk are bytes of this BLAKE3, 64 digits.
+pub fn prove(path: &Path, hash: &str, progress: &Progress) -> Result<(), WriteError> {
+    match read_back(path, progress)? == hash {
+        true => Ok(()),
+        false => Err(WriteError::ReadBack(path.to_owned())),
+    }
+}
+
 /// BLAKE3 of a file as it is on the disk, 64 digits: what the system keeps of it in memory is dropped first.
-pub fn read_back(path: &Path, progress: &Progress) -> Result<String, WriteError> {
+fn read_back(path: &Path, progress: &Progress) -> Result<String, WriteError> {
     let mut file = File::open(path).map_err(FileError::on("read", path))?;
     let dropped = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
     dropped.map_err(|errno| FileError::on("read back", path)(errno.into()))?;
@@ -369,5 +375,24 @@ pub fn sync_folder(folder: &Path) -> Result<(), FileError> {
         // Some file systems of sticks cannot sync a folder; a sync of the file has to do.
         Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => Ok(()),
         synced => synced.map_err(FileError::on("sync", folder)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_reads_back_as_something_else_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0001.part");
+        put(&path, &[7; 3 << 20]).unwrap();
+        let hash = HEXLOWER.encode(blake3::hash(&[7; 3 << 20]).as_bytes());
+        prove(&path, &hash, &Progress::default()).unwrap();
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[2_500_000] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let refused = prove(&path, &hash, &Progress::default()).unwrap_err().to_string();
+        assert!(refused.contains("0001.part reads back as something else"), "{refused}");
     }
 }

@@ -309,6 +309,7 @@ fn a_part_of_an_earlier_writing_is_refused() {
     let mut manifest = Manifest::read(&other).unwrap().claims;
     manifest.parts[0].index_blake3 = "00".repeat(32);
     put(&other.join(FILE), &manifest.sign(&world.edge, &world.certificate).unwrap()).unwrap();
+    let (_store, draft) = world.centre();
     let brought = world.import(&other, &draft);
     assert_eq!(brought.damages[0].what, "its index is not the one that the manifest was signed for");
 }
@@ -408,6 +409,28 @@ fn a_part_that_cannot_be_written_leaves_nothing_and_loses_nothing() {
     assert_eq!(queue.len(), 9);
     let part = writer(&folder, &progress).part(1, 256 << 20, &mut queue).unwrap();
     assert_eq!((slabs_of(&part.slabs[&0]).count(), queue.len()), (9, 0));
+    // The local store is damaged somewhere behind the first slabs.
+    let packs = world.folder.path().join("branch/packs");
+    let files =
+        std::fs::read_dir(&packs).unwrap().flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap());
+    let data: Vec<PathBuf> = files
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|end| end == "data"))
+        .collect();
+    flip(data.last().unwrap(), 1_000_000);
+    let mut queue = Queue::new(world.slabs().into_iter().map(|slab| (0, slab)));
+    given.clear();
+    let damaged = writer(&folder, &progress).part(2, 256 << 20, &mut queue);
+    assert!(matches!(damaged, Err(WriteError::Lift { volume: 0, .. })), "{damaged:?}");
+    assert_eq!(
+        (queue.len(), part_files(&folder)),
+        (9, 2),
+        "all are to be written still, and nothing of the part is there"
+    );
+}
+
+fn part_files(folder: &Path) -> usize {
+    std::fs::read_dir(folder).unwrap().count()
 }
 
 #[test]

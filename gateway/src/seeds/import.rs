@@ -12,7 +12,7 @@ use crate::ingest::{self, MAX_VOLUME, Receiving};
 use crate::state::{State, StateError, TenantStore};
 use crate::text::printable;
 use dedupe::{
-    ByteCount, Draft, GenerationId, Kind, Lineage, NewGeneration, Progress, Root, SealError, StoreError, UnixMillis,
+    ByteCount, Draft, Generation, GenerationId, Kind, Lineage, NewGeneration, Progress, Root, SealError, StoreError, UnixMillis,
 };
 use seed::key::OpeningKey;
 use seed::manifest::{Manifest, ManifestError, Volume, slabs_of};
@@ -361,6 +361,9 @@ impl<'a> Import<'a> {
             match known.sealed {
                 Some(sealed) if sealed.root == said.root && known.lineage == said.lineage => return Ok(Against::Here),
                 Some(_) => return this("its generation is here with other bytes"),
+                None if known.stats.parcels > 0 && !is_expected => {
+                    return this("its generation is arriving over the line; abandon it at the edge first");
+                }
                 None => {}
             }
         }
@@ -385,7 +388,11 @@ impl<'a> Import<'a> {
     fn make_way(&self, tenant: &Arc<TenantStore>, site: &Site, row: &Seed) -> Result<(), ImportError> {
         let incoming = Incoming::new(self.state.folder().join("incoming"));
         let others = tenant.store.generations(row.lineage)?;
-        for other in others.into_iter().filter(|known| !known.is_sealed() && known.id != row.generation) {
+        // Slabs that parcels filled in part would be taken for those of media.
+        let is_in_the_way = |known: &Generation| {
+            !known.is_sealed() && (known.id != row.generation || known.stats.parcels > 0)
+        };
+        for other in others.into_iter().filter(is_in_the_way) {
             match ingest::abandon(tenant, site.id, other.id, &incoming) {
                 Ok(()) => {}
                 Err(Refusal::NoRoom(why) | Refusal::Internal(why)) => {
@@ -476,7 +483,7 @@ impl<'a> Import<'a> {
             }
         };
         if !sealed {
-            let why = "all of it is in and hashes to another root: its edge has to export it anew".to_owned();
+            let why = "all of it was in and hashed to another root: it is dropped. Give the media again; if that ends so too, export it anew".to_owned();
             return Ok(line(&row, 0, Some(why)));
         }
         dedupe::crash_point("gateway.seed.sealed");
@@ -501,6 +508,9 @@ impl<'a> Import<'a> {
             }
             Err(SealError::WrongRoot(found)) => {
                 tracing::error!(generation = %id, %found, wanted = %root, "a seed by courier hashes to another root");
+                // Whatever made it so is not to stay in the way of the same media, given again.
+                tenant.stop_receiving(id);
+                draft.discard()?;
                 Ok(false)
             }
             Err(SealError::Store(error)) => Err(error.into()),
