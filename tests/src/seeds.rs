@@ -77,7 +77,7 @@ fn aes() -> Result<f64> {
         let mut nonce = [0; 12];
         nonce[..8].copy_from_slice(&u64::to_le_bytes(number));
         let sealed = key.seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut buffer);
-        sealed.ok().context("sealed")?;
+        let _tag = sealed.ok().context("sealed")?;
     }
     Ok(rate(count * RECORD as u64, began))
 }

@@ -118,7 +118,7 @@ impl Draft {
     }
 
     /// A chunk that is in the store and can be read there.
-    fn stored(&self, id: ChunkId) -> Result<Option<(Place, Arc<Vec<u8>>)>, StoreError> {
+    fn stored(&self, id: ChunkId) -> Result<Option<Stored>, StoreError> {
         let place = {
             let mut sink = lock(&self.sink);
             let pins = &mut sink.pins;
@@ -141,6 +141,9 @@ impl Draft {
         self.add_chunk(&mut sink, chunk.id, chunk.raw as usize, coded)
     }
 }
+
+/// A chunk in the store: where, and its bytes.
+type Stored = (Place, Arc<Vec<u8>>);
 
 enum Had {
     /// The caller's bytes.

@@ -8,7 +8,7 @@
 use dedupe::{SeedId, SiteId, TenantId};
 use hpke::aead::ExportOnlyAead;
 use hpke::kdf::HkdfSha256;
-use hpke::kem::X25519HkdfSha256;
+use hpke::kem::X25519HkdfSha256 as X25519;
 use hpke::{Deserializable, Kem, OpModeR, OpModeS, Serializable};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use std::fmt;
@@ -59,9 +59,9 @@ impl SealingKey {
 
     /// Makes a shipment's secret, and what the gateway works it out from.
     pub fn shipment(&self, shipment: &Shipment) -> Result<([u8; 32], ShipmentKey), NotAKey> {
-        let key = <Suite3 as Kem>::PublicKey::from_bytes(&self.0).map_err(|_| NotAKey)?;
+        let key = <X25519 as Kem>::PublicKey::from_bytes(&self.0).map_err(|_| NotAKey)?;
         let (encapped, context) =
-            hpke::setup_sender::<ExportOnlyAead, HkdfSha256, Suite3>(&OpModeS::Base, &key, &shipment.info())
+            hpke::setup_sender::<ExportOnlyAead, HkdfSha256, X25519>(&OpModeS::Base, &key, &shipment.info())
                 .map_err(|_| NotAKey)?;
         let mut secret = Zeroizing::new([0; 32]);
         context.export(b"shipment key", &mut *secret).map_err(|_| NotAKey)?;
@@ -69,8 +69,6 @@ impl SealingKey {
         Ok((encapped, ShipmentKey(secret)))
     }
 }
-
-type Suite3 = X25519HkdfSha256;
 
 impl fmt::Display for SealingKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -98,7 +96,7 @@ impl OpeningKey {
 
     /// From its 32 bytes.
     pub fn from_bytes(bytes: &[u8]) -> Result<OpeningKey, NotAKey> {
-        let key = <Suite3 as Kem>::PrivateKey::from_bytes(bytes).map_err(|_| NotAKey)?;
+        let key = <X25519 as Kem>::PrivateKey::from_bytes(bytes).map_err(|_| NotAKey)?;
         drop(key);
         Ok(OpeningKey(Zeroizing::new(bytes.try_into().map_err(|_| NotAKey)?)))
     }
@@ -110,15 +108,15 @@ impl OpeningKey {
 
     /// The public half.
     pub fn sealing(&self) -> SealingKey {
-        let key = <Suite3 as Kem>::PrivateKey::from_bytes(&*self.0).expect("any 32 bytes are a key of X25519");
-        SealingKey(Suite3::sk_to_pk(&key).to_bytes().as_slice().try_into().expect("a public key has 32 bytes"))
+        let key = <X25519 as Kem>::PrivateKey::from_bytes(&*self.0).expect("any 32 bytes are a key of X25519");
+        SealingKey(X25519::sk_to_pk(&key).to_bytes().as_slice().try_into().expect("a public key has 32 bytes"))
     }
 
     /// The secret of a shipment that was sealed to this key. That it is another one shows when nothing opens.
     pub fn shipment(&self, shipment: &Shipment, encapped: &[u8; 32]) -> Result<ShipmentKey, NotAKey> {
-        let key = <Suite3 as Kem>::PrivateKey::from_bytes(&*self.0).map_err(|_| NotAKey)?;
-        let encapped = <Suite3 as Kem>::EncappedKey::from_bytes(encapped).map_err(|_| NotAKey)?;
-        let context = hpke::setup_receiver::<ExportOnlyAead, HkdfSha256, Suite3>(
+        let key = <X25519 as Kem>::PrivateKey::from_bytes(&*self.0).map_err(|_| NotAKey)?;
+        let encapped = <X25519 as Kem>::EncappedKey::from_bytes(encapped).map_err(|_| NotAKey)?;
+        let context = hpke::setup_receiver::<ExportOnlyAead, HkdfSha256, X25519>(
             &OpModeR::Base,
             &key,
             &encapped,

@@ -71,27 +71,27 @@ pub struct Writer<'a> {
 #[derive(Default)]
 pub struct Queue {
     next: VecDeque<(u16, SlabNumber)>,
-    lifted: Vec<(u16, SlabNumber)>,
+    back: Vec<(u16, SlabNumber)>,
 }
 
 impl Queue {
     /// Of slabs by volume.
     pub fn new(slabs: impl IntoIterator<Item = (u16, SlabNumber)>) -> Queue {
-        Queue { next: slabs.into_iter().collect(), lifted: Vec::new() }
+        Queue { next: slabs.into_iter().collect(), back: Vec::new() }
     }
 
     /// Whether nothing is left.
     pub fn is_empty(&self) -> bool {
-        self.next.is_empty() && self.lifted.is_empty()
+        self.next.is_empty() && self.back.is_empty()
     }
 
     /// How many are left.
     pub fn len(&self) -> usize {
-        self.next.len() + self.lifted.len()
+        self.next.len() + self.back.len()
     }
 
     fn take(&mut self) -> Option<(u16, SlabNumber)> {
-        self.lifted.pop().or_else(|| self.next.pop_front())
+        self.back.pop().or_else(|| self.next.pop_front())
     }
 }
 
@@ -135,7 +135,7 @@ impl Writer<'_> {
             let _ = std::fs::remove_file(&path);
             let _ = std::fs::remove_file(&index);
             taken.sort_unstable();
-            queue.lifted.extend(taken.into_iter().rev());
+            queue.back.extend(taken.into_iter().rev());
             self.given.clear(); // the spots of this part are none
         }
         written
@@ -180,7 +180,7 @@ impl Writer<'_> {
         let making = making.into_inner().unwrap_or_else(PoisonError::into_inner);
         let (rest, out) = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
         *queue = rest;
-        queue.lifted.extend(&making.back);
+        queue.back.extend(&making.back);
         *taken = out;
         taken.retain(|slab| !making.back.contains(slab));
         if let Some(error) = making.failed {
@@ -216,7 +216,6 @@ impl Writer<'_> {
         Ok(part)
     }
 
-    #[expect(clippy::type_complexity, reason = "the queue, and what was taken from it")]
     fn work(
         &self,
         number: u32,

@@ -56,7 +56,7 @@ pub enum SeedAnswer {
     /// One.
     Shown {
         /// It.
-        line: SeedLine,
+        line: Box<SeedLine>,
         /// What happened to it, oldest first.
         custody: Vec<CustodyLine>,
         /// Bytes of its volume that are not in, once some are.
@@ -202,7 +202,7 @@ impl Admin {
             _ => None,
         };
         Ok(SeedAnswer::Shown {
-            line,
+            line: Box::new(line),
             custody: seed.custody.iter().map(CustodyLine::of).collect(),
             missing_bytes,
             media: kept.iter().flat_map(|kept| kept.media.keys().copied()).collect(),

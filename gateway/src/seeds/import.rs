@@ -12,7 +12,8 @@ use crate::ingest::{self, MAX_VOLUME, Receiving};
 use crate::state::{State, StateError, TenantStore};
 use crate::text::printable;
 use dedupe::{
-    ByteCount, Draft, Generation, GenerationId, Kind, Lineage, NewGeneration, Progress, Root, SealError, StoreError, UnixMillis,
+    ByteCount, Draft, Generation, GenerationId, Kind, Lineage, NewGeneration, Progress, Root, SealError, StoreError,
+    UnixMillis,
 };
 use seed::key::OpeningKey;
 use seed::manifest::{Manifest, ManifestError, Volume, slabs_of};
@@ -389,9 +390,8 @@ impl<'a> Import<'a> {
         let incoming = Incoming::new(self.state.folder().join("incoming"));
         let others = tenant.store.generations(row.lineage)?;
         // Slabs that parcels filled in part would be taken for those of media.
-        let is_in_the_way = |known: &Generation| {
-            !known.is_sealed() && (known.id != row.generation || known.stats.parcels > 0)
-        };
+        let is_in_the_way =
+            |known: &Generation| !known.is_sealed() && (known.id != row.generation || known.stats.parcels > 0);
         for other in others.into_iter().filter(is_in_the_way) {
             match ingest::abandon(tenant, site.id, other.id, &incoming) {
                 Ok(()) => {}
