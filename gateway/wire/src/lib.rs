@@ -9,6 +9,7 @@
 //! * [`policy`]: the signed policy of a site.
 //! * [`statement`]: what the gateway states and signs for people who ask later: proofs.
 //! * [`release`]: releases of the appliance's system: their signed manifest, and what is said about them.
+//! * [`seeding`]: where a seed by courier is.
 //! * [`telemetry`]: what an edge tells of itself.
 //! * [`session`]: the gateway's half of a control session, as a pure state machine.
 //! * [`tls`]: TLS configurations of both ends for QUIC.
@@ -22,6 +23,7 @@ pub mod identity;
 pub mod message;
 pub mod policy;
 pub mod release;
+pub mod seeding;
 pub mod session;
 pub mod statement;
 pub mod stream;
