@@ -14,7 +14,9 @@ use crate::link::Link;
 use crate::metrics::{self, Metrics};
 use crate::pipeline::{Notify, Pipeline, Shared, SpoolOrStore, blocking, target_of};
 use crate::restore::{self, Restores};
+use crate::seeding::LocalSeed;
 use crate::sender::State as Sending;
+use crate::spool::SpoolError;
 use crate::state::{AddError, State, StateError};
 use crate::status::{SendingStatus, Status, Surroundings, VolumeStatus, line};
 use crate::tracks::Demoted;
@@ -779,6 +781,11 @@ impl Daemon {
                 Sending::Waiting { job, .. } | Sending::Stopped { job, .. } => Some(job),
             };
             let mut base = sealed;
+            // Should its seed be lost, all of this has to go again.
+            for kept in side.awaited {
+                pairs.push((base, kept));
+                base = Some(kept);
+            }
             if let Some(job) = job {
                 pairs.push((job.base.map(|(id, _)| id), job.target.generation));
                 base = Some(job.target.generation);
@@ -786,6 +793,22 @@ impl Daemon {
             pairs.extend(newest.filter(|newest| Some(*newest) != base).map(|newest| (base, newest)));
         }
         pairs
+    }
+
+    /// Keeps what became of a seed of a volume of this site, durable, and lets the volume's sender know: what it sends depends on it.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub async fn seed_changed(&self, seed: LocalSeed) -> Result<(), DaemonError> {
+        let (disk, lineage) = (self.disk().clone(), seed.lineage);
+        blocking(move || disk.journal.put_seed(&seed))
+            .await
+            .map_err(|error| SpoolOrStore::from(SpoolError::from(error)))?;
+        let notify = self.volumes().iter().find(|(volume, _)| volume.entry.lineage == lineage).map(|(_, n)| n.clone());
+        if let Some(notify) = notify {
+            notify.seed().await;
+        }
+        Ok(())
     }
 
     /// Ends everything: what can be finished within [`DRAIN`] is; the rest goes on with the next start.

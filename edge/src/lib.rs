@@ -36,6 +36,7 @@ pub mod pace;
 pub mod page;
 mod pipeline;
 pub mod restore;
+pub mod seeding;
 pub mod sender;
 pub mod source;
 pub mod spool;

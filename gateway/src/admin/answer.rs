@@ -254,6 +254,12 @@ pub struct VolumeLine {
     pub size: u64,
     /// Parcels of a generation that is arriving.
     pub arriving: Option<u32>,
+    /// Where its seed is, if that travels on media and is not over: `exported`, `shipped`, ….
+    #[serde(default)]
+    pub seed: Option<String>,
+    /// Generations that are complete here and wait for that seed: not to be used before it is in.
+    #[serde(default)]
+    pub waiting: usize,
 }
 
 /// A generation.

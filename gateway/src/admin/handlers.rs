@@ -6,6 +6,7 @@ use crate::access::sessions::Sessions;
 use crate::catalogue::{Site, Tenant};
 use crate::live::Live;
 use crate::rehydrate;
+use crate::seeds::{self, OfLineage};
 use crate::state::{State, TenantStore};
 use crate::workers::{self, Board, WorkerView};
 use crate::{backup, enrol, repairs};
@@ -228,10 +229,17 @@ impl Admin {
 
     fn volumes(&self, caller: &Caller) -> Result<Answer, AdminError> {
         let mut lines = Vec::new();
+        let mut of_lineages = seeds::of_lineages(&self.state.catalogue)?;
         for (tenant, store) in self.state.all_tenants()?.into_iter().filter(|(tenant, _)| caller.sees(tenant)) {
             for lineage in store.store.lineages()? {
                 let site = self.site_name(&lineage)?;
-                lines.push(volume_line(&tenant, site, &lineage, &store.store.generations(lineage.id)?));
+                lines.push(volume_line(
+                    &tenant,
+                    site,
+                    &lineage,
+                    &store.store.generations(lineage.id)?,
+                    &of_lineages.remove(&lineage.id).unwrap_or_default(),
+                ));
             }
         }
         lines.sort_by(|a, b| (&a.tenant, &a.site, &a.volume).cmp(&(&b.tenant, &b.site, &b.volume)));
@@ -406,7 +414,13 @@ pub(super) fn login_of(uid: u32) -> String {
     user.map_or_else(|| format!("uid {uid}"), |user| user.name)
 }
 
-fn volume_line(tenant: &Tenant, site: String, lineage: &Lineage, generations: &[Generation]) -> VolumeLine {
+fn volume_line(
+    tenant: &Tenant,
+    site: String,
+    lineage: &Lineage,
+    generations: &[Generation],
+    seeds: &OfLineage,
+) -> VolumeLine {
     let latest = generations.iter().rev().find(|generation| generation.is_sealed());
     VolumeLine {
         tenant: tenant.name.clone(),
@@ -418,6 +432,8 @@ fn volume_line(tenant: &Tenant, site: String, lineage: &Lineage, generations: &[
         captured: latest.map(|generation| generation.captured_at),
         size: latest.or(generations.last()).map_or(0, |generation| generation.size.0),
         arriving: generations.iter().find(|generation| !generation.is_sealed()).map(|draft| draft.stats.parcels),
+        seed: seeds.seed.clone(),
+        waiting: seeds.waiting,
     }
 }
 

@@ -1,14 +1,17 @@
-//! Seeds by courier. Rows are JSON, as those of runs: a person may have to read them. They are never removed: they are the chain of custody.
+//! Seeds by courier. Rows are JSON, as those of runs: a person may have to read them. Those of seeds are never removed: they are the chain of custody.
 
 use super::{Catalogue, CatalogueError, Table};
-use crate::seeds::Seed;
+use crate::seeds::{Seed, Waiting};
 use dedupe::{GenerationId, SeedId};
 use redb::TableDefinition;
 
 /// [`SeedId`] to [`Seed`].
 const SEEDS: Table = TableDefinition::new("seeds_v1");
 
-pub(super) const TABLES: [Table; 1] = [SEEDS];
+/// Generation (16 bytes) to [`Waiting`].
+const WAITING: Table = TableDefinition::new("waiting_v1");
+
+pub(super) const TABLES: [Table; 2] = [SEEDS, WAITING];
 
 impl Catalogue {
     /// All seeds, in no order that matters.
@@ -30,6 +33,28 @@ impl Catalogue {
     /// Adds a seed or changes it.
     pub fn put_seed(&self, seed: &Seed) -> Result<(), CatalogueError> {
         self.put_json(SEEDS, &seed.id.0, seed)
+    }
+
+    /// All generations that wait for a seed or are arriving to do so, in no order that matters.
+    pub fn waiting(&self) -> Result<Vec<Waiting>, CatalogueError> {
+        self.all_json(WAITING, "waiting")
+    }
+
+    /// One of them.
+    pub fn waiting_row(&self, generation: GenerationId) -> Result<Option<Waiting>, CatalogueError> {
+        self.one_json(WAITING, &generation.0, "waiting")
+    }
+
+    /// Keeps what is known of a generation that waits.
+    pub fn put_waiting(&self, row: &Waiting) -> Result<(), CatalogueError> {
+        self.put_json(WAITING, &row.generation.0, row)
+    }
+
+    /// A generation waits no more.
+    pub fn end_waiting(&self, generation: GenerationId) -> Result<(), CatalogueError> {
+        let commit = self.database.begin_write()?;
+        commit.open_table(WAITING)?.remove(generation.0.as_slice())?;
+        Ok(commit.commit()?)
     }
 }
 

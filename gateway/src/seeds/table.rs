@@ -3,12 +3,11 @@
 use dedupe::{ByteCount, GenerationId, LineageId, Root, SeedId, SiteId, TenantId, UnixMillis};
 use serde::{Deserialize, Serialize};
 use wire::message::MAX_NAME;
-use wire::seeding::SeedState;
+use wire::seeding::MAX_NOTE;
+use wire::seeding::{KnownSeed, SeedState, Way};
 
 /// Entries of one seed's custody at most; beyond it those in the middle go. An edge that repeats itself makes none.
 pub const MAX_CUSTODY: usize = 64;
-/// Characters of a note in the custody at most.
-pub const MAX_NOTE: usize = 300;
 
 /// A seed of one volume. A medium may carry several.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +32,9 @@ pub struct Seed {
     pub captured_at: UnixMillis,
     /// Where it is. Changed by [`Seed::becomes`] alone.
     pub state: SeedState,
+    /// If it was abandoned: how the volume goes on. `None` then: nobody said so yet.
+    #[serde(default)]
+    pub way: Option<Way>,
     /// What happened to it, oldest first; never empty.
     pub custody: Vec<Custody>,
 }
@@ -72,6 +74,17 @@ impl Seed {
         what(self) == what(other)
     }
 
+    /// What its edge is told of it.
+    pub fn known(&self) -> KnownSeed {
+        let Seed { id, lineage, generation, state, way, .. } = *self;
+        KnownSeed { seed: id, lineage, generation, state, way }
+    }
+
+    /// When it was first heard of, by the gateway's clock; `None`: it is over.
+    pub fn out_since(&self) -> Option<UnixMillis> {
+        (!self.state.is_over()).then(|| self.custody.first().map_or(self.captured_at, |entry| entry.noted))
+    }
+
     /// When it entered its present state, by the gateway's clock.
     pub fn since(&self) -> UnixMillis {
         self.custody.last().map_or(self.captured_at, |entry| entry.noted)
@@ -104,6 +117,7 @@ pub(crate) mod tests {
             size: ByteCount(1 << 30),
             captured_at: UnixMillis(1),
             state,
+            way: None,
             custody: vec![entry],
         }
     }
