@@ -23,6 +23,7 @@ mod policy;
 mod restore;
 mod room;
 mod scheduler;
+mod seeds;
 mod sources;
 mod targets;
 mod telemetry;
