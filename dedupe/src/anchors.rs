@@ -4,13 +4,19 @@
 //! (bytes that repeat over less are zstd's own business), of which those with enough leading zero bits are kept. A sparser sample is
 //! a subset of a denser one, and the index is sorted by hash: thinning it out as it grows is cutting off its upper half.
 
+use crate::delta::runs_of;
 use crate::error::StoreError;
-use crate::id::{BLOCK, BlockNumber, LineageId};
+use crate::id::{BLOCK, BlockNumber, GenerationId, LineageId, Mark, SlabNumber};
 use crate::index;
 use crate::resemblance;
 use crate::store::Store;
 use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata, WriteTransaction};
+use std::sync::Arc;
 
+/// Slabs whose anchors one commit takes when a whole generation is anchored: 256 MiB of the volume.
+const SLABS_AT_ONCE: usize = 16;
+/// Blocks that are read at once for that: 4 MiB.
+const BLOCKS_AT_ONCE: usize = 1024;
 /// Bytes hashed. The gear hash shifts by one bit a byte, so 64 bytes decide it.
 const WINDOW: usize = 64;
 /// A window with fewer distinct bytes says nothing about where it came from.
@@ -138,6 +144,33 @@ impl Store {
             let first = key(1 << (64 - rate_log), Seen(0));
             table.retain_in::<&[u8; 16], _>(&first.., |_, ()| false)?;
             meta.insert("anchor_rate_log", u64::from(rate_log))?;
+        }
+        Ok(())
+    }
+
+    /// Adds the anchors of a whole generation that the receiver comes to hold without parcels: as a seed by courier. Can be done again. Reads all of it.
+    ///
+    /// # Errors
+    /// [`StoreError::Gone`] for evicted bytes.
+    pub(crate) fn anchor_all(self: &Arc<Self>, id: GenerationId, budget: u64) -> Result<(), StoreError> {
+        let view = self.view(id)?;
+        let (lineage, order) = (self.lineage_number(view.generation().lineage)?, view.generation().number);
+        let mut buffer = Vec::new();
+        for slabs in (0..view.size().slabs()).collect::<Vec<_>>().chunks(SLABS_AT_ONCE) {
+            let transaction = self.db.begin_write()?;
+            for slab in slabs {
+                let Some(record) = view.record(SlabNumber(*slab))? else { continue };
+                let first = SlabNumber(*slab).offset().0 / BLOCK as u64;
+                let data = record.marks.iter().enumerate().filter(|(_, mark)| **mark != Mark::ZERO);
+                let blocks: Vec<BlockNumber> = data.map(|(at, _)| BlockNumber(first + at as u64)).collect();
+                for batch in blocks.chunks(BLOCKS_AT_ONCE) {
+                    buffer.clear();
+                    buffer.resize(batch.len() * BLOCK, 0);
+                    view.read_blocks(&runs_of(batch.iter().copied()), &mut buffer)?;
+                    self.add_anchors(&transaction, &buffer, lineage, order, batch, budget)?;
+                }
+            }
+            transaction.commit()?;
         }
         Ok(())
     }

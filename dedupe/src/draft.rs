@@ -31,7 +31,7 @@ pub struct Draft {
 /// What is not committed yet.
 pub(crate) struct Sink {
     data: PackWriter,
-    fresh: HashMap<ChunkId, Place>,
+    pub(crate) fresh: HashMap<ChunkId, Place>,
     packs: Vec<(PackClass, PackId, u64)>,
     pub(crate) rows: Vec<(SlabNumber, Option<Slab>)>,
     pub(crate) pins: HashSet<PackId>,
@@ -184,10 +184,21 @@ impl Draft {
         if let Some(place) = sink.fresh.get(&chunk.id()) {
             return Ok(*place);
         }
-        let place = sink.data.add(Entry::Chunk(chunk.id()), chunk.bytes().len(), &coded);
-        sink.fresh.insert(chunk.id(), place);
+        self.add_chunk(&mut sink, chunk.id(), chunk.bytes().len(), &coded)
+    }
+
+    /// Adds a chunk that is not stored to the open pack. `coded` is what [`pack::compress`] made of its `raw` bytes.
+    pub(crate) fn add_chunk(
+        &self,
+        sink: &mut Sink,
+        id: ChunkId,
+        raw: usize,
+        coded: &[u8],
+    ) -> Result<Place, StoreError> {
+        let place = sink.data.add(Entry::Chunk(id), raw, coded);
+        sink.fresh.insert(id, place);
         if sink.data.len() >= self.store.options.pack_target {
-            self.close_pack(&mut sink)?;
+            self.close_pack(sink)?;
         }
         Ok(place)
     }
@@ -663,6 +674,37 @@ impl Store {
                 slabs.push(slab);
             }
         }
+        Ok(slabs)
+    }
+
+    /// Slabs that are not all zeroes at `order`, ascending: at most `most` from `start` on, so that memory stays bounded whatever the volume has.
+    pub(crate) fn slabs_with_bytes(
+        &self,
+        lineage: LineageId,
+        order: u64,
+        start: SlabNumber,
+        most: usize,
+    ) -> Result<Vec<SlabNumber>, StoreError> {
+        let table = self.db.begin_read()?.open_table(index::SLABS)?;
+        let (first, last) =
+            (index::slab_key(lineage, start, 0), index::slab_key(lineage, SlabNumber(u64::MAX), u64::MAX));
+        let mut slabs: Vec<SlabNumber> = Vec::new();
+        let mut row: Option<(SlabNumber, bool)> = None;
+        for next in table.range::<&[u8; 32]>(&first..=&last)? {
+            let (key, value) = next?;
+            let (slab, at) = index::of_slab_key(key.value());
+            if at > order {
+                continue;
+            }
+            if let Some((before, true)) = row.filter(|(before, _)| *before != slab) {
+                slabs.push(before);
+                if slabs.len() == most {
+                    return Ok(slabs);
+                }
+            }
+            row = Some((slab, SlabRow::decode(value.value()).place.is_some()));
+        }
+        slabs.extend(row.filter(|(_, has_bytes)| *has_bytes && slabs.len() < most).map(|(slab, _)| slab));
         Ok(slabs)
     }
 

@@ -522,6 +522,15 @@ impl Encoder {
         Ok((copied, *hasher.finalize().as_bytes()))
     }
 
+    /// The receiver comes to hold this generation without parcels, as a seed by courier: later parcels may use its blocks as bases. Reads all of it; can be
+    /// done again.
+    ///
+    /// # Errors
+    /// [`StoreError::Gone`] for evicted bytes.
+    pub fn anchor(&self, id: GenerationId) -> Result<(), StoreError> {
+        self.store.anchor_all(id, self.options.anchors)
+    }
+
     /// The receiver holds these blocks from now on: later parcels may use them as bases.
     fn remember(&self, plan: &Plan, header: &Header, fresh: &[u8], blocks: &[BlockNumber]) -> Result<(), StoreError> {
         let lineage = self.store.lineage_number(plan.target.lineage)?;

@@ -32,6 +32,13 @@ pub fn slab(input: &[u8]) {
     }
 }
 
+/// A slab's record as a carrier brings it.
+pub fn carried(input: &[u8]) {
+    if let Some(carried) = crate::carry::Carried::decode(input) {
+        assert_eq!(crate::carry::Carried::decode(&carried.encode()), Some(carried));
+    }
+}
+
 /// A pack's footer, and the rows of the index.
 pub fn records(input: &[u8]) {
     let _refused = postcard::from_bytes::<Vec<(Entry, Place)>>(input);
@@ -130,6 +137,17 @@ mod tests {
         slab
     }
 
+    fn golden_carried() -> crate::carry::Carried {
+        use crate::carry::{Carried, CarriedChunk, CarriedPiece, Spot};
+        let spot = Spot { part: 3, offset: 64 };
+        Carried {
+            len: 40 << 10,
+            leaves: vec![[7; 32], [8; 32]],
+            chunks: vec![CarriedChunk { id: ChunkId([9; 32]), raw: 12_288, coded: 1000, spot }],
+            pieces: vec![CarriedPiece { at: 4096, len: 8192, chunk: 0, skip: 4096 }],
+        }
+    }
+
     fn golden_entries() -> Vec<(Entry, Place)> {
         let place = Place { pack: PackId([5; 16]), offset: 64, stored: 1000, raw: 8192 };
         let slab =
@@ -206,6 +224,8 @@ mod tests {
         assert_eq!(parcel::parse(&bytes), Ok((golden_header(), &b"payload"[..])));
         let slab = Slab::decode(&golden("slab-1", &golden_slab().encode())).expect("a slab");
         assert_eq!((slab.pieces, slab.subtree), (golden_slab().pieces, golden_slab().subtree));
+        let carried = golden("carried-1", &golden_carried().encode());
+        assert_eq!(crate::carry::Carried::decode(&carried), Some(golden_carried()));
         let footer = golden("footer-1", &postcard::to_stdvec(&golden_entries()).expect("encodes"));
         assert_eq!(postcard::from_bytes::<Vec<(Entry, Place)>>(&footer), Ok(golden_entries()));
         let bytes = golden("pack-1", &golden_pack());
@@ -230,10 +250,11 @@ mod tests {
             parcel::assemble(&golden_header(), b"payload"),
             parcel::raw_header(&golden_header()),
             golden_slab().encode(),
+            golden_carried().encode(),
             postcard::to_stdvec(&golden_entries()).expect("encodes"),
             golden_pack(),
         ];
-        let decoders: [fn(&[u8]); 6] = [parcel, header, payload, slab, records, pack];
+        let decoders: [fn(&[u8]); 7] = [parcel, header, payload, slab, carried, records, pack];
         let rounds = if std::env::var_os("SLUICE_LONG").is_some() { 5_000_000 } else { 40_000 };
         let mut state = 1;
         for round in 0..rounds {

@@ -76,6 +76,10 @@ random_id!(
     /// One rehydration, from its plan to its proof, across crashes.
     RunId
 );
+random_id!(
+    /// One seed by courier: a first generation on its way on media, from its export to its import.
+    SeedId
+);
 
 /// What a lineage holds. Volumes today; upgrades and other objects travel the same way later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -5,12 +5,14 @@
 //! * [`root`]: the proof, BLAKE3 as a tree. [`chunk`]: content-defined pieces. [`keys`]: encryption at rest.
 //! * [`storage`]: where packs lie. [`pack`]: what one looks like.
 //! * [`store`]: lineages, generations and their bytes, over packs and a redb index. [`draft`]: a generation in the making. [`back`]: parts of one for the other end.
+//! * [`carry`]: a generation on its way to another store by hand.
 //! * [`image`]: a delta between two images, without a store.
 
 mod anchors;
 pub mod back;
 mod bases;
 mod cache;
+pub mod carry;
 pub mod chunk;
 pub mod codec;
 pub mod delta;

@@ -242,18 +242,19 @@ pub(crate) fn open_record_into(
     debug_assert_eq!(into.len(), place.raw as usize);
     let damaged = |what| PackError::Damaged { pack: place.pack, offset: place.offset.into(), what };
     let plain = key.open(place.offset.into(), sealed).ok_or_else(|| damaged("its seal is broken"))?;
-    let (codec, body) = plain.split_first().ok_or_else(|| damaged("a record is empty"))?;
-    match codec {
-        0 if body.len() == into.len() => into.copy_from_slice(body),
-        1 => {
-            let unpacked = UNPACKER.with_borrow_mut(|context| context.decompress(into, body));
-            if unpacked.map_err(|_| damaged("a record does not unpack"))? != into.len() {
-                return Err(damaged("a record has another length"));
-            }
+    if unpack(plain, into) { Ok(()) } else { Err(damaged("a record does not unpack to its length")) }
+}
+
+/// Unpacks what [`compress`] made into a buffer of exactly its length; `false` when it is something else.
+pub(crate) fn unpack(coded: &[u8], into: &mut [u8]) -> bool {
+    match coded.split_first() {
+        Some((0, body)) if body.len() == into.len() => into.copy_from_slice(body),
+        Some((1, body)) => {
+            return UNPACKER.with_borrow_mut(|context| context.decompress(into, body)) == Ok(into.len());
         }
-        _ => return Err(damaged("a record has an unknown codec or length")),
+        _ => return false,
     }
-    Ok(())
+    true
 }
 
 /// Reads records of packs. Keys are derived for each pack when needed.

@@ -440,7 +440,7 @@ impl Store {
     }
 
     /// A chunk's bytes.
-    fn chunk(&self, place: Place) -> Result<Arc<Vec<u8>>, StoreError> {
+    pub(crate) fn chunk(&self, place: Place) -> Result<Arc<Vec<u8>>, StoreError> {
         if let Some(bytes) = lock(&self.chunks).find(&place, |bytes| bytes.len() + 100) {
             return Ok(bytes);
         }
@@ -613,7 +613,7 @@ pub(crate) fn placed(runs: &[BlockRun]) -> Vec<(BlockRun, usize)> {
     runs.iter().map(place).collect()
 }
 
-fn gone(error: PackError) -> StoreError {
+pub(crate) fn gone(error: PackError) -> StoreError {
     match error {
         PackError::Storage(e) if e.is_missing() => match e.pack.parse() {
             Ok(pack) => StoreError::Gone(pack),
@@ -739,6 +739,10 @@ impl View {
     pub(crate) fn named(store: &Arc<Store>, id: GenerationId, like: &Generation) -> View {
         let generation = Generation { id, size: crate::id::ByteCount(0), ..like.clone() };
         View { store: store.clone(), generation: Arc::new(generation) }
+    }
+
+    pub(crate) fn store(&self) -> &Arc<Store> {
+        &self.store
     }
 
     pub(crate) fn record(&self, slab: SlabNumber) -> Result<Option<Arc<Slab>>, StoreError> {

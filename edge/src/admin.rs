@@ -11,11 +11,12 @@ use crate::keeper;
 use crate::line::{Advice, Line, LocalError, Standing};
 use crate::page::{self, PageInfo};
 use crate::restore::{self, Order, RestoreStatus};
+use crate::shipments::{self, ShipmentStatus};
 use crate::source::SourceSpec;
 use crate::status::{Status, VolumeStatus};
 use crate::text;
 use crate::volumes::VolumeEntry;
-use dedupe::{LineageId, Pace, Progress};
+use dedupe::{LineageId, Pace, Progress, SeedId};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -26,6 +27,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
+use wire::seeding::{SeedState, Way};
 
 /// Bytes of one request at most; a path may have 4096.
 const MAX_REQUEST: u64 = 64 << 10;
@@ -135,6 +137,30 @@ pub enum Request {
         /// Its number.
         id: u64,
     },
+    /// Write volumes to media, or go on with that.
+    SeedExport(shipments::Wish),
+    /// Seeds by courier.
+    Seeds,
+    /// A courier has it.
+    SeedShipped {
+        /// Which.
+        id: SeedId,
+        /// Who takes it.
+        courier: String,
+        /// The courier's number.
+        number: String,
+        /// Who says so.
+        actor: String,
+    },
+    /// Nobody waits for it any more.
+    SeedAbandon {
+        /// Which.
+        id: SeedId,
+        /// How its volumes go on.
+        by: Way,
+        /// Who says so.
+        actor: String,
+    },
 }
 
 /// One line of an answer.
@@ -195,6 +221,8 @@ pub enum Outcome {
     Exported(export::Served),
     /// Of [`Request::Restores`] and [`Request::RestoreCancel`].
     Restores(Vec<RestoreStatus>),
+    /// Of requests about seeds by courier.
+    Seeds(Vec<ShipmentStatus>),
 }
 
 /// Something in the local store that was not as it was written.
@@ -390,11 +418,37 @@ pub async fn handle(daemon: &Daemon, request: Request, replies: &mpsc::Sender<Re
             daemon.restores().cancel(id).await?;
             Ok(Outcome::Restores(daemon.restores().statuses(daemon)))
         }
+        Request::SeedExport(wish) => {
+            let show = |text: String| drop(replies.try_send(Reply::Progress(text)));
+            Ok(Outcome::Seeds(vec![shipments::export(daemon, wish, show).await?]))
+        }
+        Request::Seeds => Ok(Outcome::Seeds(daemon.disk().shipments.statuses())),
+        Request::SeedShipped { id, courier, number, actor } => {
+            let note = format!("{courier} {number}");
+            seed_becomes(daemon, id, SeedState::Shipped, actor, note).await
+        }
+        Request::SeedAbandon { id, by, actor } => {
+            let disk = daemon.disk().clone();
+            let status = crate::pipeline::blocking(move || disk.shipments.abandon(id, by, &actor)).await?;
+            Ok(Outcome::Seeds(vec![status]))
+        }
         Request::Policy => {
             let line = daemon.link().line();
             Ok(Outcome::Policy { document: line.document(), standing: Box::new(line.standing()) })
         }
     }
+}
+
+async fn seed_becomes(
+    daemon: &Daemon,
+    id: SeedId,
+    state: SeedState,
+    actor: String,
+    note: String,
+) -> Result<Outcome, DaemonError> {
+    let disk = daemon.disk().clone();
+    let noted = crate::pipeline::blocking(move || disk.shipments.note(id, state, &actor, &note)).await?;
+    Ok(Outcome::Seeds(vec![noted]))
 }
 
 /// Bends the schedule and says what holds then.

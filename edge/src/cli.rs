@@ -1,6 +1,7 @@
 //! The command line: asks the running daemon, or does it itself where none runs and that makes sense.
 
 mod restore;
+mod seeds;
 mod volume;
 
 use anyhow::{Context, bail};
@@ -104,6 +105,9 @@ pub(crate) enum Command {
     Export(restore::Export),
     /// Write a generation of a volume to a file or block device here; what is here needs no line.
     Restore(restore::Restore),
+    /// Bring the first copy of volumes to the gateway by courier: write media, and say what becomes of them.
+    #[command(subcommand)]
+    Seed(seeds::SeedCommand),
     /// Show what each volume is doing and what holds it back.
     Status {
         #[command(flatten)]
@@ -222,6 +226,7 @@ pub(crate) async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Generations(asked) => restore::generations(asked).await?,
         Command::Export(asked) => restore::export(asked).await?,
         Command::Restore(asked) => restore::restore(asked).await?,
+        Command::Seed(asked) => seeds::seed(asked).await?,
         Command::Status { at, json } => show(&status(&at.load()?).await?, json)?,
         Command::Root { file } => root(file).await?,
         Command::CheckConfig(at) => check(&at.load()?),

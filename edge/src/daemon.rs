@@ -15,7 +15,9 @@ use crate::link::Link;
 use crate::metrics::{self, Metrics};
 use crate::pipeline::{Notify, Pipeline, Shared, SpoolOrStore, blocking, target_of};
 use crate::restore::{self, Restores};
+use crate::seeding::LocalSeed;
 use crate::sender::State as Sending;
+use crate::spool::SpoolError;
 use crate::state::{AddError, State, StateError};
 use crate::status::{SendingStatus, Status, Surroundings, VolumeStatus, line};
 use crate::tracks::Demoted;
@@ -25,6 +27,7 @@ use crate::worker::Worker;
 use crate::{admin, appliance, page, text};
 use dedupe::{Encoder, GenerationId, Progress};
 use monitoring::{Check, Health, MetricError, Recent, Registry, ServeError};
+use seed::key::SealingKey;
 use serde::{Deserialize, Serialize};
 use shaping::forecast::Work;
 use std::collections::HashMap;
@@ -130,6 +133,9 @@ pub enum DaemonError {
     /// A restore.
     #[error(transparent)]
     Restore(#[from] restore::RestoreError),
+    /// A seed by courier.
+    #[error(transparent)]
+    Shipment(#[from] crate::shipments::ShipmentError),
 }
 
 /// What a capture and the sending of its generation took.
@@ -297,6 +303,7 @@ impl Daemon {
                 daemon.leave(&volume, false).await;
             });
         }
+        shared.tracker.spawn(self.clone().follow_seeds());
         shared.tracker.spawn(admin::serve(socket, self.clone()));
         if let Some(listener) = listener {
             let (registry, health, stop) = (self.0.registry.clone(), self.0.health.clone(), stop.clone());
@@ -804,13 +811,63 @@ impl Daemon {
                 Sending::Waiting { job, .. } | Sending::Stopped { job, .. } => Some(job),
             };
             let mut base = sealed;
+            // Should its seed be lost, all of this has to go again.
+            for kept in side.awaited {
+                pairs.push((base, kept));
+                base = Some(kept);
+            }
             if let Some(job) = job {
                 pairs.push((job.base.map(|(id, _)| id), job.target.generation));
                 base = Some(job.target.generation);
             }
             pairs.extend(newest.filter(|newest| Some(*newest) != base).map(|newest| (base, newest)));
         }
+        // All of what travels on media, in case they are lost.
+        pairs.extend(self.disk().shipments.pinned().into_iter().map(|generation| (None, generation)));
         pairs
+    }
+
+    /// Keeps what became of a seed of a volume of this site, durable, and lets the volume's sender know: what it sends depends on it.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub async fn seed_changed(&self, seed: LocalSeed) -> Result<(), DaemonError> {
+        let (disk, lineage) = (self.disk().clone(), seed.lineage);
+        blocking(move || disk.journal.put_seed(&seed))
+            .await
+            .map_err(|error| SpoolOrStore::from(SpoolError::from(error)))?;
+        let notify = self.volumes().iter().find(|(volume, _)| volume.entry.lineage == lineage).map(|(_, n)| n.clone());
+        if let Some(notify) = notify {
+            notify.seed().await;
+        }
+        Ok(())
+    }
+
+    /// Tells volumes of news of their seeds, and keeps the gateway's key for media, as long as the daemon runs.
+    async fn follow_seeds(self) {
+        let (disk, stop, mut seeds) = (self.disk().clone(), self.stopping().clone(), self.link().seeds());
+        loop {
+            let key = tokio::select! {
+                () = stop.cancelled() => return,
+                () = disk.shipments.changed() => None,
+                Ok(()) = seeds.changed() => seeds.borrow_and_update().as_ref().map(|seeds| SealingKey(seeds.key.public)),
+                else => return,
+            };
+            match key {
+                Some(key) => {
+                    let disk = disk.clone();
+                    if let Err(error) = blocking(move || disk.shipments.set_key(key)).await {
+                        tracing::warn!(%error, "the gateway's key for media is not kept");
+                    }
+                }
+                None => {
+                    let volumes: Vec<_> = self.volumes().iter().map(|(_, notify)| notify.clone()).collect();
+                    for notify in volumes {
+                        notify.seed().await;
+                    }
+                }
+            }
+        }
     }
 
     /// Ends everything: what can be finished within [`DRAIN`] is; the rest goes on with the next start.

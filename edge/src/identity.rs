@@ -159,6 +159,11 @@ impl Identity {
         self.key.request()
     }
 
+    /// Signs what a medium says of itself.
+    pub fn sign(&self, manifest: &seed::manifest::Manifest) -> Result<Vec<u8>, IdentityError> {
+        manifest.sign(&self.key, &self.lock().0.certificate)
+    }
+
     /// A QUIC client configuration that shows this identity.
     pub fn client(
         &self,

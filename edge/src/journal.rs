@@ -4,6 +4,7 @@
 //! for one, redb wants the file closed and opened again; the next call does that, so the state ends by itself when there is room.
 
 use crate::line::records::{EVIDENCE, LINE, QUOTAS};
+use crate::seeding::SEEDS;
 use crate::tracks::Tracks;
 use dedupe::{BlockNumber, GenerationId, LineageId, Root, UnixMillis};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
@@ -148,7 +149,7 @@ impl Journal {
     pub fn open(path: &Path) -> Result<Journal, JournalError> {
         let journal = Journal { path: path.to_owned(), database: Mutex::new(None) };
         journal.commit(|write| {
-            for table in [SENDING, PARCELS, ACKNOWLEDGED, UNREADABLE, TRACKS, QUOTAS, EVIDENCE, LINE] {
+            for table in [SENDING, PARCELS, ACKNOWLEDGED, UNREADABLE, TRACKS, SEEDS, QUOTAS, EVIDENCE, LINE] {
                 write.open_table(table)?;
             }
             Ok(())

@@ -8,7 +8,7 @@
 //! * [`source`], [`capture`], [`tracks`]: where bytes come from; a volume becomes a generation; what changed since the last one.
 //! * [`volumes`], [`state`], [`journal`], [`spool`], [`identity`]: everything durable.
 //! * [`sender`]: what is done next for a volume, as a pure state machine; `pipeline` does it; [`pace`] chooses the coder's effort.
-//! * [`link`], [`mod@enrol`]: the line to the gateway. [`restore`]: generations back to the branch. [`appliance`]: another release of the box's own system.
+//! * [`link`], [`mod@enrol`]: the line to the gateway. [`restore`]: generations back to the branch. [`shipments`]: seeds by courier. [`appliance`]: another release of the box's own system.
 //! * [`daemon`]: all of it together. [`status`], [`admin`], [`metrics`], [`figures`], [`page`], [`diagnostics`]: how it is seen and asked.
 
 pub mod admin;
@@ -37,7 +37,9 @@ pub mod pace;
 pub mod page;
 mod pipeline;
 pub mod restore;
+pub mod seeding;
 pub mod sender;
+pub mod shipments;
 pub mod source;
 pub mod spool;
 pub mod state;

@@ -35,6 +35,7 @@ use tracing::Instrument;
 use wire::clock::{KnownTime, machine_time};
 use wire::message::{DataReply, DataRequest, EdgeStatus, FromEdge, FromGateway, Hello, Refusal, Welcome};
 use wire::release::Order;
+use wire::seeding::Seeds;
 use wire::stream::{self, CloseCode, Ended, FrameReader, FrameWriter, Purpose, StreamError};
 use wire::version::SPOKEN;
 
@@ -225,6 +226,7 @@ struct Inner {
     status: Mutex<Option<StatusSource>>,
     repairs: Mutex<Option<RepairSource>>,
     orders: watch::Sender<Option<Order>>,
+    seeds: watch::Sender<Option<Seeds>>,
 }
 
 /// Makes the parcel for a repair at the gateway; empty when the blocks are not here. Blocks.
@@ -261,6 +263,7 @@ impl Link {
             status: Mutex::new(None),
             repairs: Mutex::new(None),
             orders: watch::Sender::new(None),
+            seeds: watch::Sender::new(None),
         }))
     }
 
@@ -277,6 +280,11 @@ impl Link {
     /// Follows which release this edge is to run: what the gateway said last; `None` also before it has said anything.
     pub(crate) fn orders(&self) -> watch::Receiver<Option<Order>> {
         self.0.orders.subscribe()
+    }
+
+    /// What the gateway said last of this site's seeds, with the key that media are encrypted to; `None`: nothing since this daemon started.
+    pub fn seeds(&self) -> watch::Receiver<Option<Seeds>> {
+        self.0.seeds.subscribe()
     }
 
     /// Follows the state.

@@ -22,6 +22,7 @@ pub struct Metrics {
     read: IntCounter,
     source: IntCounter,
     demoted: IntGaugeVec,
+    held: IntGaugeVec,
     dirty: IntCounter,
     /// Microseconds.
     capture_cpu: Arc<AtomicU64>,
@@ -59,6 +60,11 @@ impl Metrics {
             demoted: registry.gauges(
                 "sluice_edge_volume_tracker_demoted",
                 "1 while the change tracker of the volume's source is not believed, because it missed changes.",
+                &["volume"],
+            )?,
+            held: registry.gauges(
+                "sluice_edge_volume_held_for_seed",
+                "1 while the newest generation of the volume does not go to the gateway, or waits there, for its seed's sake.",
                 &["volume"],
             )?,
             dirty: registry.counter("sluice_edge_capture_dirty_bytes_total", "Bytes that captures found changed.")?,
@@ -120,6 +126,10 @@ impl Metrics {
         self.capture_cpu.fetch_add(captured.cpu.as_micros() as u64, Ordering::Relaxed);
     }
 
+    pub(crate) fn held_for_seed(&self, volume: &str, is: bool) {
+        self.held.with_label_values(&[volume]).set(is.into());
+    }
+
     pub(crate) fn demoted(&self, volume: &str, is: bool) {
         self.demoted.with_label_values(&[volume]).set(is.into());
     }
@@ -136,6 +146,7 @@ impl Metrics {
     pub(crate) fn forget(&self, volume: &str) {
         let _ = self.handed_over.remove_label_values(&[volume]);
         let _ = self.demoted.remove_label_values(&[volume]);
+        let _ = self.held.remove_label_values(&[volume]);
         // It may never have been set.
         let _ = self.sealed.remove_label_values(&[volume, "sealed"]);
     }
@@ -195,6 +206,7 @@ pub(crate) fn register(registry: &Registry, link: &Link, config: &crate::Config)
 pub(crate) fn remember(metrics: &Metrics, volume: &Weak<Volume>) {
     let Some(volume) = volume.upgrade() else { return };
     metrics.demoted(&volume.entry.name, volume.capture().demoted.is_some());
+    metrics.held_for_seed(&volume.entry.name, volume.sender.borrow().hold.is_some());
     let sealed = volume.sender.borrow().acknowledged;
     if let Some((sealed, _)) = sealed {
         metrics.sealed(&volume.entry.name, sealed.at);

@@ -6,12 +6,14 @@
 mod coding;
 mod flight;
 mod records;
+mod seeds;
 
 use crate::gate::Gate;
 use crate::journal::Sending;
 use crate::link::{Link, Session};
 use crate::metrics::Metrics;
 use crate::pace::Pace;
+use crate::seeding::LocalSeed;
 use crate::sender::{Action, CoderEvent, Event, Job, Sender, State, Target};
 use crate::spool::SpoolError;
 use crate::state::State as Disk;
@@ -20,7 +22,7 @@ use crate::worker::Worker;
 use coding::Coding;
 use dedupe::{
     BLOCK, Effort, EncodeError, Encoded, Encoder, FoundMarks, Generation, GenerationId, LineageId, Mark, PackId, Plan,
-    StoreError,
+    Root, SeedId, StoreError,
 };
 use flight::Flight;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -31,6 +33,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wire::message::{FromEdge, FromGateway, GenerationOffer, VolumeOffer};
+use wire::seeding::Promised;
 
 /// Inputs that wait; who fills this queue waits.
 const INPUTS: usize = 64;
@@ -100,6 +103,10 @@ enum Input {
     Encoded(u64, OwnedSemaphorePermit, Effort, Result<Box<Encoded>, Trouble>),
     /// No parcel could be made, and what could be done against it was done.
     NotCoded(u64, String),
+    /// What is known of the volume's seed changed.
+    Seed,
+    /// The content of a seed is indexed, or could not be.
+    Indexed(SeedId, Result<(), String>),
     /// Of a parcel on the line, with the number of its flight.
     Line(u64, Event),
 }
@@ -112,6 +119,11 @@ impl Notify {
     pub(crate) async fn captured(&self, target: Target) {
         // A pipeline that is gone belongs to a volume that was removed.
         let _ = self.0.send(Input::Captured(target)).await;
+    }
+
+    /// The journal has news of the volume's seed.
+    pub(crate) async fn seed(&self) {
+        let _ = self.0.send(Input::Seed).await; // as above
     }
 }
 
@@ -130,6 +142,10 @@ pub(crate) struct Pipeline {
     flight: u64,
     flying: CancellationToken,
     pace: Pace,
+    /// The volume's last seed.
+    seed: Option<LocalSeed>,
+    /// The seed whose content is being indexed.
+    indexing: Option<SeedId>,
 }
 
 impl Pipeline {
@@ -158,7 +174,11 @@ impl Pipeline {
             side.cost = sending.as_ref().map(|sending| sending.cost).unwrap_or_default();
         });
         let newest = acknowledged.first().map(|newest| newest.generation);
-        let sender = Sender::new(known, newest, sending.as_ref().map(Job::resumed));
+        let mut sender = Sender::new(known, newest, sending.as_ref().map(Job::resumed));
+        let seeds = shared.disk.journal.seeds(lineage).map_err(SpoolError::from)?;
+        let seed = crate::seeding::current(&seeds).cloned();
+        let now = tokio::time::Instant::now().into_std();
+        sender.handle(Event::Seed(seed.as_ref().and_then(LocalSeed::side)), now);
         let (me, inputs) = mpsc::channel(INPUTS);
         let pace = Pace::new(shared.rate);
         let notify = Notify(me.clone());
@@ -175,6 +195,8 @@ impl Pipeline {
             flight: 0,
             flying: CancellationToken::new(),
             pace,
+            seed,
+            indexing: None,
         };
         Ok((pipeline, notify))
     }
@@ -188,6 +210,7 @@ impl Pipeline {
         self.shared.gate.admit(lineage, &self.volume.entry.name);
         let mut sessions = self.shared.link.sessions();
         sessions.mark_changed();
+        self.index();
         loop {
             self.publish();
             let deadline = self.sender.deadline().map(tokio::time::Instant::from_std);
@@ -221,10 +244,15 @@ impl Pipeline {
             self.handle(Event::Disconnected).await;
         }
         let Some(session) = session else { return };
-        let entry = &self.volume.entry;
-        let kind = dedupe::Kind::Volume;
-        session.say(FromEdge::Volume(VolumeOffer { lineage: entry.lineage, kind, name: entry.name.clone() })).await;
         self.session = Some(session);
+        self.tell_seed().await;
+        self.announce().await;
+    }
+
+    /// Asks the gateway what it holds.
+    async fn announce(&self) {
+        let (lineage, name) = (self.volume.entry.lineage, self.volume.entry.name.clone());
+        self.say(FromEdge::Volume(VolumeOffer { lineage, kind: dedupe::Kind::Volume, name })).await;
     }
 
     async fn apply(&mut self, input: Input) {
@@ -235,6 +263,8 @@ impl Pipeline {
             Input::Answered(attempt, found) => self.answered(attempt, found).await,
             Input::Encoded(attempt, permit, effort, encoded) => self.encoded(attempt, permit, effort, encoded).await,
             Input::NotCoded(attempt, why) => self.handle(Event::Coder(attempt, CoderEvent::Failed(why))).await,
+            Input::Seed => self.seed_changed().await,
+            Input::Indexed(id, done) => self.indexed(id, done).await,
             Input::Line(flight, event) if flight == self.flight => self.handle(event).await,
             Input::Line(..) => {}
         }
@@ -242,12 +272,10 @@ impl Pipeline {
 
     async fn said(&mut self, message: FromGateway) {
         match message {
-            FromGateway::Held { sealed, draft, .. } => {
-                let Some(session) = &self.session else { return };
-                let asks = session.asks();
-                self.shared.hold(self.volume.entry.lineage, sealed.iter().map(|(id, _)| *id).collect());
-                self.handle(Event::Connected { held: sealed, draft: draft.map(|(id, _)| id), asks }).await;
-            }
+            FromGateway::Held { sealed, draft, .. } => self.held(sealed, draft, Vec::new()).await,
+            FromGateway::Holding { sealed, draft, promised, .. } => self.held(sealed, draft, promised).await,
+            FromGateway::Waits { generation } => self.handle(Event::Waits(generation)).await,
+            FromGateway::Seeds(known) => self.learn_of_seed(&known.seeds).await,
             FromGateway::Accept { generation, next_parcel } => {
                 self.handle(Event::Accepted(generation, next_parcel)).await
             }
@@ -261,6 +289,19 @@ impl Pipeline {
             FromGateway::Sealed { generation, .. } => self.handle(Event::Sealed(generation)).await,
             _ => {}
         }
+    }
+
+    async fn held(
+        &mut self,
+        sealed: Vec<(GenerationId, Root)>,
+        draft: Option<(GenerationId, u32)>,
+        promised: Vec<Promised>,
+    ) {
+        let Some(session) = &self.session else { return };
+        let asks = session.asks();
+        self.shared.hold(self.volume.entry.lineage, sealed.iter().map(|(id, _)| *id).collect());
+        let draft = draft.map(|(id, _)| id);
+        self.handle(Event::Connected { held: sealed, draft, asks, promised }).await;
     }
 
     fn is_target(&self, generation: GenerationId) -> bool {
@@ -306,6 +347,9 @@ impl Pipeline {
             Action::Without(generation, from) => self.truncate(from, Some(generation)).await,
             Action::Seal => self.seal().await,
             Action::Finish(target) => self.finish(target).await,
+            Action::Park(target) => self.park(target).await,
+            Action::Drop => self.give_up().await,
+            Action::Announce => self.announce().await,
         }
         None
     }
@@ -381,14 +425,17 @@ impl Pipeline {
     /// Shows where the volume stands.
     fn publish(&self) {
         let (sending, state) = (self.sending.as_ref(), self.sender.state().clone());
+        let (hold, awaited) = (self.sender.hold(), self.sender.awaited());
         self.volume.sender.send_if_modified(|side| {
             let cost = sending.map(|sending| sending.cost).unwrap_or_default();
             let planned = sending.map_or(0, |sending| sending.cursor.0 * BLOCK as u64);
             if !matches!(&state, State::Moving(_, line) if line.writing) {
                 side.parcel = None;
             }
-            let changed = side.state != state || side.cost != cost || side.planned != planned;
+            let moved = side.state != state || side.cost != cost || side.planned != planned;
+            let changed = moved || side.hold != hold || side.awaited != awaited;
             (side.state, side.cost, side.planned) = (state, cost, planned);
+            (side.hold, side.awaited) = (hold, awaited);
             changed
         });
     }

@@ -16,17 +16,22 @@
 //! Beside it runs the coder of the same generation, so that the next parcel is coded while the previous one is on the line:
 //! Resting → Planning → (Asking samples → Asking the rest) → Encoding → Storing → Resting … → Finished.
 //!
+//! A volume whose seed travels on media builds on what is *promised*: the seed's generation, then those that are complete at the gateway and wait for it.
+//! What keeps it from sending for the seed's sake is in [`seeded`].
+//!
 //! Folding: a newer generation takes the place of the one on its way as long as no parcel of that was acknowledged or has begun to be sent; what lies
 //! between the last acknowledged generation and the newest is never sent on its own.
 
 mod parts;
+mod seeded;
 
-pub use parts::{Action, Coder, CoderEvent, Event, Job, Line, State, Target};
+pub use parts::{Action, Coder, CoderEvent, Event, Hold, Job, Line, SeedSide, SeedStage, State, Target};
 
 use crate::journal::Mode;
 use dedupe::{GenerationId, Root};
 use std::time::{Duration, Instant};
 use wire::message::Refusal;
+use wire::seeding::Promised;
 
 /// Parcels coded ahead of the last acknowledged one: one that the gateway decodes, one on the line, one that follows it at once. More would only age in the
 /// spool.
@@ -49,6 +54,9 @@ pub struct Sender {
     session: Option<bool>,
     /// Sealed at the gateway, newest first.
     held: Vec<(GenerationId, Root)>,
+    /// Not sealed at the gateway yet, newest first.
+    promised: Vec<Promised>,
+    seed: Option<SeedSide>,
     /// Sealed here, oldest first.
     known: Vec<Target>,
     acknowledged: Option<GenerationId>,
@@ -61,7 +69,8 @@ impl Sender {
     /// The machine of a volume with these sealed generations (oldest first), of which the gateway is known to hold `acknowledged`, and with what was on its way.
     pub fn new(known: Vec<Target>, acknowledged: Option<GenerationId>, job: Option<Job>) -> Sender {
         let state = job.map_or(State::Idle, State::Offline);
-        Sender { state, session: None, held: vec![], known, acknowledged, attempt: 0, in_step: false }
+        let (held, promised) = (vec![], vec![]);
+        Sender { state, session: None, held, promised, seed: None, known, acknowledged, attempt: 0, in_step: false }
     }
 
     /// Where it stands.
@@ -94,7 +103,7 @@ impl Sender {
         let job = self.job().is_some_and(|job| {
             job.target.generation == generation || job.base.is_some_and(|(base, _)| base == generation)
         });
-        newest || job || self.acknowledged == Some(generation)
+        newest || job || self.acknowledged == Some(generation) || self.awaited().contains(&generation)
     }
 
     /// A generation was taken out of the store.
@@ -120,11 +129,16 @@ impl Sender {
         let mut actions = Vec::new();
         match event {
             Event::Captured(target) => self.captured(target, &mut actions),
-            Event::Connected { held, draft, asks } => self.connected(held, draft, asks, &mut actions),
+            Event::Connected { held, draft, asks, promised } => {
+                self.promised = promised;
+                self.connected(held, draft, asks, &mut actions);
+            }
+            Event::Seed(seed) => self.seed = seed,
             Event::Disconnected => self.disconnected(&mut actions),
             Event::Accepted(generation, next) => self.accepted(generation, next, now, &mut actions),
             Event::Refused(generation, why) => self.refused(generation, why, now, &mut actions),
             Event::Sealed(generation) => self.sealed(generation, &mut actions),
+            Event::Waits(generation) => self.waits(generation, &mut actions),
             Event::Written(number) => self.written(number),
             Event::Acknowledged(number) => self.parcel_acknowledged(number, &mut actions),
             Event::ParcelRefused(number, why) => self.parcel_refused(number, why, now, &mut actions),
@@ -133,6 +147,7 @@ impl Sender {
             Event::Coder(..) => {}
             Event::Tick => self.tick(now, &mut actions),
         }
+        self.settle(&mut actions);
         self.drive(&mut actions);
         actions
     }
@@ -168,8 +183,9 @@ impl Sender {
             }
             return;
         }
-        let base = self.base_for(newest);
-        self.begin(newest, base, Mode::Coded, actions);
+        if let Ok(base) = self.base(newest) {
+            self.begin(newest, base, Mode::Coded, actions);
+        }
     }
 
     /// The newest generation that both ends hold with the same root.
@@ -218,8 +234,10 @@ impl Sender {
             return;
         }
         actions.push(Action::Abandon(replaced));
-        let base = self.base_for(target);
-        self.begin(target, base, Mode::Coded, actions);
+        match self.base(target) {
+            Ok(base) => self.begin(target, base, Mode::Coded, actions),
+            Err(_) => self.drop_job(actions),
+        }
     }
 
     fn connected(
@@ -236,7 +254,8 @@ impl Sender {
         if let Some(draft) = draft.filter(|draft| target.is_none_or(|target| target.generation != *draft)) {
             actions.push(Action::Abandon(draft));
         }
-        let Some(target) = target else { return };
+        self.settle(actions);
+        let Some(target) = target.filter(|_| self.job().is_some()) else { return };
         if matches!(self.state, State::Moving(..)) {
             actions.push(Action::StopSending);
         }
@@ -328,6 +347,11 @@ impl Sender {
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
+        if base.is_some_and(|(base, _)| self.is_promised(base)) {
+            // A seed came in, or was given up, this very moment.
+            actions.push(Action::Announce);
+            return self.wait("the gateway has other news of its seed".into(), now, actions);
+        }
         self.held = have.into_iter().collect();
         if have.is_some_and(|(held, _)| held == target.generation) {
             return self.finish(target, actions);
@@ -438,7 +462,9 @@ impl Sender {
     }
 
     fn coder(&mut self, event: CoderEvent, now: Instant, actions: &mut Vec<Action>) {
-        let (attempt, asks) = (self.attempt, self.session);
+        // What waits may be built on nothing but what waits: what an answer names could be forgotten before.
+        let asks = self.session.map(|asks| asks && !self.builds_on_promise());
+        let attempt = self.attempt;
         let Some(job) = self.job_mut() else { return };
         job.coder = match (&job.coder, event) {
             (Coder::Planning, CoderEvent::NothingLeft) => Coder::Finished,

@@ -2,6 +2,7 @@
 
 use super::*;
 use dedupe::RootScheme;
+use wire::seeding::{Promise, Promised};
 
 fn root(byte: u8) -> Root {
     Root { scheme: RootScheme::Blake3, hash: [byte; 32] }
@@ -36,6 +37,7 @@ impl Bench {
             held: held_there.iter().map(|byte| held(*byte)).collect(),
             draft: None,
             asks: true,
+            promised: vec![],
         })
     }
 
@@ -103,7 +105,7 @@ fn without_hits_or_in_a_session_of_version_1_nothing_more_is_asked() {
     assert_eq!(bench.coder(CoderEvent::Answered { wants_rest: false }), [Action::Encode(1)]);
 
     let mut old = Bench::new(&[2], None, None);
-    old.tell(Event::Connected { held: vec![], draft: None, asks: false });
+    old.tell(Event::Connected { held: vec![], draft: None, asks: false, promised: vec![] });
     old.tell(Event::Accepted(target(2).generation, 0));
     assert_eq!(old.coder(CoderEvent::Planned { samples: true }), [Action::Encode(1)]);
 }
@@ -245,7 +247,7 @@ fn captured_without_a_line_the_newest_is_offered_when_there_is_one() {
 fn a_draft_of_another_generation_is_abandoned() {
     let mut bench = Bench::new(&[1, 3], Some(1), None);
     let draft = Some(target(2).generation);
-    let actions = bench.tell(Event::Connected { held: vec![held(1)], draft, asks: true });
+    let actions = bench.tell(Event::Connected { held: vec![held(1)], draft, asks: true, promised: vec![] });
     assert_eq!(actions[0], Action::Abandon(target(2).generation));
     assert_eq!(actions[2], Action::Offer);
 }
@@ -268,7 +270,7 @@ fn a_wrong_base_is_planned_anew_on_what_the_gateway_holds() {
 fn a_base_with_another_root_is_not_used() {
     let mut bench = Bench::new(&[1, 2], Some(1), None);
     let forged = (target(1).generation, root(99));
-    let begun = bench.tell(Event::Connected { held: vec![forged], draft: None, asks: true });
+    let begun = bench.tell(Event::Connected { held: vec![forged], draft: None, asks: true, promised: vec![] });
     assert_eq!(begun[0], Action::Begin(target(2), None, Mode::Coded));
 }
 
@@ -398,8 +400,8 @@ fn no_order_of_events_breaks_the_invariants() {
     ];
     let mut events = vec![
         Event::Captured(target(3)),
-        Event::Connected { held: vec![held(1)], draft: Some(ids[1]), asks: true },
-        Event::Connected { held: vec![held(2), held(1)], draft: None, asks: false },
+        Event::Connected { held: vec![held(1)], draft: Some(ids[1]), asks: true, promised: vec![] },
+        Event::Connected { held: vec![held(2), held(1)], draft: None, asks: false, promised: vec![] },
         Event::Disconnected,
         Event::Accepted(ids[1], 0),
         Event::Accepted(ids[1], 1),
@@ -492,4 +494,151 @@ fn check(bench: &Bench, event: &Event, actions: &[Action], acknowledged: &mut (G
     }
     let folds = actions.iter().filter(|action| matches!(action, Action::Finish(_))).count();
     assert!(folds <= 1, "{actions:?}");
+}
+
+// ---- seeds by courier
+
+fn promised(byte: u8, promise: Promise) -> Promised {
+    Promised { generation: target(byte).generation, root: root(byte), promise }
+}
+
+fn seed(byte: u8, stage: SeedStage) -> Event {
+    Event::Seed(Some(SeedSide { generation: target(byte).generation, stage }))
+}
+
+impl Bench {
+    fn connect_to(&mut self, held_there: &[u8], promised: Vec<Promised>) -> Vec<Action> {
+        let held = held_there.iter().map(|byte| held(*byte)).collect();
+        self.tell(Event::Connected { held, draft: None, asks: true, promised })
+    }
+
+    /// Generation 1 is a seed on its way, generation 2 is on its way on it and accepted.
+    fn on_a_promise() -> Bench {
+        let mut bench = Bench::new(&[1, 2], None, None);
+        bench.tell(seed(1, SeedStage::Out));
+        let begun = bench.connect_to(&[], vec![promised(1, Promise::Expected)]);
+        assert_eq!(begun, [Action::Begin(target(2), Some(held(1)), Mode::Coded), Action::Offer]);
+        bench.tell(Event::Accepted(target(2).generation, 0));
+        bench
+    }
+}
+
+#[test]
+fn what_changes_while_the_seed_travels_goes_out_at_once_and_builds_on_it() {
+    let mut bench = Bench::on_a_promise();
+    let asked = bench.coder(CoderEvent::Planned { samples: true });
+    assert_eq!(asked, [Action::Encode(1)], "what an answer names could be forgotten before the seed is in");
+    assert_eq!(bench.sender.promised_bases(), Some(vec![target(1).generation]));
+    bench.coder(CoderEvent::Encoded);
+    bench.coder(CoderEvent::Stored);
+    bench.coder(CoderEvent::NothingLeft);
+    bench.tell(Event::Written(0));
+    assert_eq!(bench.tell(Event::Acknowledged(0)), [Action::Acknowledge(1), Action::Seal]);
+    assert_eq!(bench.tell(Event::Waits(target(2).generation)), [Action::Park(target(2))]);
+    assert_eq!((bench.sender.state(), bench.sender.hold()), (&State::Idle, Some(Hold::Waits)));
+    // The next one builds on what waits.
+    let begun = bench.tell(Event::Captured(target(3)));
+    assert_eq!(begun, [Action::Begin(target(3), Some(held(2)), Mode::Coded), Action::Offer]);
+    for byte in 1..=3 {
+        assert!(bench.sender.needs(target(byte).generation), "{byte} may have to go again");
+    }
+}
+
+#[test]
+fn when_the_seed_is_in_all_that_joined_is_acknowledged() {
+    let mut bench = Bench::on_a_promise();
+    bench.coder(CoderEvent::NothingLeft);
+    bench.tell(Event::Waits(target(2).generation));
+    assert_eq!(bench.tell(Event::Seed(None)), []);
+    assert_eq!(bench.connect_to(&[2, 1], vec![]), [Action::Finish(target(2))]);
+    assert!(!bench.sender.needs(target(1).generation) && !bench.sender.has_work());
+}
+
+#[test]
+fn what_did_not_join_is_sent_again_on_what_did() {
+    let mut bench = Bench::on_a_promise();
+    bench.coder(CoderEvent::NothingLeft);
+    bench.tell(Event::Waits(target(2).generation));
+    bench.tell(Event::Seed(None));
+    let begun = bench.connect_to(&[1], vec![]);
+    assert_eq!(begun, [Action::Begin(target(2), Some(held(1)), Mode::Coded), Action::Offer]);
+    assert_eq!(bench.sender.promised_bases(), None);
+}
+
+#[test]
+fn a_volume_whose_seed_is_not_expected_sends_nothing_by_itself() {
+    for (stage, hold) in [
+        (SeedStage::Exporting, Hold::Exporting),
+        (SeedStage::Indexing, Hold::Indexing),
+        (SeedStage::Out, Hold::NotExpected),
+        (SeedStage::Ask, Hold::Ask),
+        (SeedStage::NewSeed, Hold::NewSeed),
+    ] {
+        let mut bench = Bench::new(&[1, 2], None, None);
+        bench.tell(seed(1, stage));
+        assert_eq!(bench.connect_to(&[], vec![]), [], "{stage:?}");
+        assert_eq!(bench.tell(Event::Captured(target(3))), [], "{stage:?}");
+        assert_eq!(bench.sender.hold(), Some(hold));
+        assert!(bench.sender.needs(target(1).generation));
+        // Somebody says that it goes over the line.
+        let begun = bench.tell(Event::Seed(None));
+        assert_eq!(begun, [Action::Begin(target(3), None, Mode::Coded), Action::Offer], "{stage:?}");
+    }
+}
+
+#[test]
+fn an_export_stops_what_is_on_the_line() {
+    let mut bench = Bench::new(&[2], None, None);
+    bench.connect(&[]);
+    bench.tell(Event::Accepted(target(2).generation, 0));
+    bench.code();
+    let stopped = bench.tell(seed(2, SeedStage::Exporting));
+    let dropped = [Action::Abandon(target(2).generation), Action::StopCoding, Action::StopSending, Action::Drop];
+    assert_eq!(stopped, dropped);
+    // The seed's own generation never goes over the line while it is out.
+    bench.tell(seed(2, SeedStage::Out));
+    assert_eq!(bench.connect_to(&[], vec![promised(2, Promise::Expected)]), []);
+    assert_eq!(bench.sender.hold(), Some(Hold::Waits));
+}
+
+#[test]
+fn a_seed_that_is_given_up_stops_what_builds_on_it() {
+    let mut bench = Bench::on_a_promise();
+    bench.code();
+    let stopped = bench.tell(seed(1, SeedStage::Ask));
+    assert_eq!(stopped[0], Action::Abandon(target(2).generation));
+    assert_eq!((bench.sender.state(), bench.sender.hold()), (&State::Idle, Some(Hold::Ask)));
+    assert_eq!(bench.connect_to(&[], vec![]), []);
+}
+
+#[test]
+fn what_waits_at_the_gateway_is_known_after_a_restart() {
+    let mut bench = Bench::new(&[1, 2], None, Some(resumed(2, 3, 3)));
+    bench.tell(seed(1, SeedStage::Out));
+    let waiting = vec![promised(2, Promise::Waiting), promised(1, Promise::Expected)];
+    assert_eq!(bench.connect_to(&[], waiting), [Action::StopSending, Action::Drop]);
+    assert_eq!((bench.sender.state(), bench.sender.hold()), (&State::Idle, Some(Hold::Waits)));
+    // In the middle of it, it goes on.
+    let mut bench = Bench::new(&[1, 2], None, Some(resumed(2, 1, 3)));
+    bench.tell(seed(1, SeedStage::Out));
+    assert_eq!(bench.connect_to(&[], vec![promised(1, Promise::Expected)]), [Action::Offer]);
+}
+
+#[test]
+fn a_promise_that_is_not_known_here_is_no_base() {
+    let mut bench = Bench::new(&[1, 2], None, None);
+    let stranger = Promised { root: root(9), ..promised(1, Promise::Expected) };
+    assert_eq!(bench.connect_to(&[], vec![stranger]), []);
+    assert_eq!(bench.sender.hold(), Some(Hold::Unknown));
+}
+
+#[test]
+fn a_base_that_is_promised_no_more_is_asked_for_and_not_sent_around() {
+    let mut bench = Bench::on_a_promise();
+    bench.code();
+    let asked = bench.tell(Event::ParcelRefused(0, Refusal::WrongBase { have: None }));
+    assert_eq!(asked, [Action::Announce, Action::StopSending]);
+    assert!(matches!(bench.sender.state(), State::Waiting { .. }));
+    let again = bench.connect_to(&[1], vec![]);
+    assert_eq!(again, [Action::Offer], "the seed came in meanwhile: the same base is held now");
 }

@@ -286,6 +286,18 @@ impl Spool {
         Ok(())
     }
 
+    /// The generation that was on its way goes no further, whether the gateway has all of it or it is not to have it.
+    pub fn give_up(&self, lineage: LineageId) -> Result<(), SpoolError> {
+        let left = self.queue_of(lineage, 0)?;
+        self.journal.commit(|write| {
+            remove(write, &left)?;
+            write.open_table(SENDING)?.remove(lineage.0.as_slice())?;
+            Ok(())
+        })?;
+        self.delete(&left);
+        Ok(())
+    }
+
     /// The volume is gone: nothing of it is sent any more.
     pub fn forget(&self, lineage: LineageId) -> Result<(), SpoolError> {
         let left = self.queue_of(lineage, 0)?;

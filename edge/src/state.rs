@@ -6,12 +6,14 @@
 //! store.key        32 random bytes      volumes.json    what is replicated
 //! spool.redb       sending state        spool/          coded parcels
 //! store/           index.redb, packs/   admin.sock      the running daemon's socket
+//! shipments/       seeds by courier
 //! ```
 
 use crate::config::Config;
 use crate::files;
 use crate::freeze;
 use crate::journal::{Journal, JournalError};
+use crate::shipments::{ShipmentError, Shipments};
 use crate::source::SourceConfig;
 use crate::spool::{Spool, SpoolError};
 use crate::volumes::{VolumeEntry, Volumes, VolumesError};
@@ -67,6 +69,9 @@ pub enum StateError {
     /// The list of volumes cannot be read.
     #[error(transparent)]
     Volumes(#[from] VolumesError),
+    /// A record of a seed cannot be read.
+    #[error(transparent)]
+    Shipments(#[from] ShipmentError),
 }
 
 /// The open state of one edge. Its calls block.
@@ -81,6 +86,8 @@ pub struct State {
     volumes: Mutex<Volumes>,
     /// What sources need to know beside which one they are.
     pub sources: SourceConfig,
+    /// Seeds by courier.
+    pub shipments: Shipments,
     /// Unlocked by dropping it.
     _lock: File,
 }
@@ -106,6 +113,7 @@ impl State {
         let journal = Arc::new(Journal::open(&directory.join("spool.redb"))?);
         let spool = Spool::open(&directory.join("spool"), journal.clone(), config.spool)?;
         let volumes = Volumes::load(&directory.join("volumes.json"))?;
+        let shipments = Shipments::open(&directory, journal.clone())?;
         let state = State {
             directory,
             store,
@@ -113,6 +121,7 @@ impl State {
             spool,
             volumes: Mutex::new(volumes),
             sources: config.sources.clone(),
+            shipments,
             _lock: lock,
         };
         for entry in state.volumes().entries() {

@@ -48,6 +48,8 @@ fn side(state: State) -> SenderSide {
         acknowledged: None,
         sealed_captured: None,
         trouble: None,
+        hold: None,
+        awaited: Vec::new(),
     }
 }
 

@@ -2,11 +2,11 @@
 
 use crate::capture::How;
 use crate::journal::{Acknowledged, Cost};
-use crate::sender::State;
+use crate::sender::{Hold, State};
 use crate::source::SourceSpec;
 use crate::tracks::Demoted;
 use crate::volumes::VolumeEntry;
-use dedupe::{ByteCount, Generation, Progress, UnixMillis};
+use dedupe::{ByteCount, Generation, GenerationId, Progress, UnixMillis};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -67,6 +67,10 @@ pub struct SenderSide {
     pub sealed_captured: Option<UnixMillis>,
     /// What keeps a record from being written, until it is.
     pub trouble: Option<String>,
+    /// Why nothing of it goes, for its seed's sake.
+    pub hold: Option<Hold>,
+    /// Generations that stay here, whole, until its seed is in; oldest first.
+    pub awaited: Vec<GenerationId>,
 }
 
 impl Volume {
@@ -81,6 +85,8 @@ impl Volume {
             acknowledged: None,
             sealed_captured: None,
             trouble: None,
+            hold: None,
+            awaited: Vec::new(),
         };
         Volume {
             source: Mutex::new(entry.source.clone()),

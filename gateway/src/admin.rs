@@ -14,6 +14,7 @@ mod releases;
 pub mod render;
 mod request;
 mod retention;
+mod seeds;
 pub mod socket;
 pub mod targets;
 
@@ -32,6 +33,7 @@ pub use releases::{
 };
 pub use request::{AccountRequest, Authority, Request};
 pub use retention::{LockLine, On, PendingLine, RetentionAnswer, RetentionRequest};
+pub use seeds::{CustodyLine, SeedAnswer, SeedLine, SeedRequest};
 pub use targets::{TargetAnswer, TargetRequest};
 
 use crate::rehydrate;
@@ -184,6 +186,30 @@ pub enum AdminError {
     /// A release or a roll-out.
     #[error(transparent)]
     Releases(#[from] crate::releases::ReleasesError),
+    /// Media were not imported.
+    #[error(transparent)]
+    Import(#[from] crate::seeds::import::ImportError),
+    /// No such seed.
+    #[error("there is no seed `{0}`; `sluice-gateway seed list` lists those that there are")]
+    NoSeed(String),
+    /// That does not follow.
+    #[error(
+        "seed {id} is {is}, which cannot become {cannot}; `sluice-gateway seed show {id}` says what happened to it"
+    )]
+    SeedState {
+        /// Which.
+        id: String,
+        /// How it stands.
+        is: String,
+        /// What was wanted.
+        cannot: &'static str,
+    },
+    /// What waits for a seed.
+    #[error(transparent)]
+    Waiting(crate::seeds::WaitError),
+    /// One import at a time.
+    #[error("an import of media is under way; its command shows how far it is")]
+    Importing,
     /// There is no proof under that number.
     #[error("there is no proof {0}; `sluice-gateway proof list` lists those that there are")]
     NoProof(u64),

@@ -2,7 +2,8 @@
 //!
 //! What it knows of lines (policies, audit, evidence) is in `catalogue/policies.rs`, of people and programs in `catalogue/people.rs`, what edges
 //! told in `catalogue/telemetry.rs`, of targets and what was put there in `catalogue/rehydrations.rs`, what it stated and signed in `catalogue/proofs.rs`,
-//! what may not be deleted and what is to be in `catalogue/retention.rs`, releases of the appliance's system in `catalogue/releases.rs`.
+//! what may not be deleted and what is to be in `catalogue/retention.rs`, releases of the appliance's system in `catalogue/releases.rs`,
+//! seeds by courier in `catalogue/seeds.rs`.
 //!
 //! The API is the narrow waist for a shared database later: each method is one transaction, and nothing of redb shows.
 
@@ -12,6 +13,7 @@ mod proofs;
 mod rehydrations;
 mod releases;
 mod retention;
+mod seeds;
 mod telemetry;
 
 pub use people::{Account, Answered, ApiToken, Approval, AuditRow, NewAudit};
@@ -487,7 +489,8 @@ impl Catalogue {
 fn tables() -> impl Iterator<Item = Table> {
     let own = [SETTINGS, TENANTS, SITES, TOKENS, CERTIFICATES].into_iter();
     let people = policies::TABLES.into_iter().chain(people::TABLES).chain(telemetry::TABLES);
-    own.chain(people).chain(rehydrations::TABLES).chain(proofs::TABLES).chain(retention::TABLES).chain(releases::TABLES)
+    let kept = rehydrations::TABLES.into_iter().chain(proofs::TABLES).chain(retention::TABLES);
+    own.chain(people).chain(kept).chain(releases::TABLES).chain(seeds::TABLES)
 }
 
 fn insert_certificate(

@@ -7,6 +7,7 @@ mod policy;
 mod proofs;
 mod releases;
 mod retention;
+mod seeds;
 mod targets;
 
 use anyhow::{Context, Result, bail};
@@ -274,6 +275,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         what: ProofCommand,
     },
+    /// Take in what came by courier, and see where seeds are.
+    Seed {
+        #[command(subcommand)]
+        what: seeds::SeedCommand,
+    },
     /// Roll releases out to sites, in rings, and see how far that is.
     Rollout {
         #[command(subcommand)]
@@ -348,7 +354,8 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         other => request_of(other)?,
     };
     let answer = ask(&place.config()?, &request, json)?;
-    print(&answer, json)
+    print(&answer, json)?;
+    seeds::check(&answer)
 }
 
 fn request_of(command: Command) -> Result<Request> {
@@ -394,6 +401,7 @@ fn request_of(command: Command) -> Result<Request> {
         }
         Command::Release { .. } => bail!("name the site whose hold ends: --site SITE; or `release import FILE`"),
         Command::Rollout { what } => releases::rollout(what),
+        Command::Seed { what } => seeds::request(what)?,
         Command::Holidays { what } => policy::holidays_request(what)?,
         Command::Status => Request::Status,
         Command::Verify { volume, generation } => Request::Verify { volume, generation },

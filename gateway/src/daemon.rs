@@ -14,6 +14,7 @@ use crate::jobs::Jobs;
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::scrape;
+use crate::seeds::{self, WaitError};
 use crate::server::{self, Gateway};
 use crate::state::{State, StateError};
 use crate::web::{self, Parts, Web, WebError};
@@ -187,6 +188,7 @@ impl Daemon {
         workers::start(&gateway, &board, &endpoints, (config.retention, config.ingress), stores, certificates);
         workers::start_orders(&gateway, &board, admin.clone(), jobs);
         gateway.tasks.spawn(downlink::run(gateway.clone()));
+        gateway.tasks.spawn(seeds::run(gateway.clone()));
         for endpoint in &endpoints {
             gateway.tasks.spawn(server::accept(gateway.clone(), endpoint.clone()));
         }
@@ -299,6 +301,14 @@ fn open_stores(gateway: &Gateway) -> Result<(), StateError> {
     if let Err(error) = gateway.state.tidy_releases() {
         // Volumes are taken in all the same.
         tracing::error!(%error, "the store of releases cannot be used; if it is damaged, remove `releases/` of the state directory and import them again");
+    }
+    match seeds::tidy(&gateway.state) {
+        Ok(rows) => drafts.extend(rows.iter().map(|row| row.generation)),
+        Err(WaitError::State(error)) => return Err(error),
+        Err(WaitError::Catalogue(error)) => return Err(error.into()),
+        Err(WaitError::File(error)) => return Err(error.into()),
+        // No store is asked for what waits.
+        Err(error @ WaitError::Store(_)) => tracing::error!(%error, "what waits for seeds could not be tidied"),
     }
     let incoming = gateway.pool.incoming();
     let tidied = incoming.tidy(|generation| drafts.contains(&generation));

@@ -1,8 +1,9 @@
-//! What the gateway itself knows of each site and volume, of each target (`figures/targets.rs`), and of releases (`figures/releases.rs`), for Prometheus.
+//! What the gateway itself knows of each site and volume, of each target (`figures/targets.rs`), of releases (`figures/releases.rs`) and of seeds (`figures/seeds.rs`), for Prometheus.
 //!
 //! A worker looks every half minute, which is as often as anybody scrapes; what is cheap and changes at once (sessions, the last word) is read at the scrape.
 
 mod releases;
+mod seeds;
 mod targets;
 
 use crate::catalogue::{Catalogue, CatalogueError, Site, Tenant};
@@ -10,13 +11,14 @@ use crate::files;
 use crate::fleet::{Fleet, Ruled};
 use crate::policies::timestamp;
 use crate::scrape::MAX_PAGE_VOLUMES;
+use crate::seeds::WaitError;
 use crate::server::Gateway;
 use crate::state::{State, StateError};
 use crate::telemetry::{Heard, Telemetry};
 use crate::windows::{Windows, Word};
 use crate::workers::Board;
 use crate::workers::Said;
-use dedupe::{BLOCK, Generation, SiteId, UnixMillis};
+use dedupe::{BLOCK, Generation, SiteId, TenantId, UnixMillis};
 use monitoring::{Page, Registry};
 use releases::VersionRow;
 use shaping::Rate;
@@ -55,6 +57,7 @@ struct Snapshot {
     sites: Vec<SiteRow>,
     targets: Vec<TargetRow>,
     rollout: Option<releases::RolloutRow>,
+    seeds: Vec<seeds::SeedRow>,
     /// Sites, volumes and targets beyond the bounds.
     dropped: usize,
 }
@@ -149,7 +152,15 @@ impl Figures {
         }
         keep(&state.catalogue, windows)?;
         let (targets, more) = targets::read(state, self.bounds.targets)?;
-        Ok(Snapshot { sites: rows, targets, rollout: releases::read(state)?, dropped: dropped + more })
+        let (seeds, even_more) = seeds::read(state, seeds::MAX_TENANTS).map_err(|error| match error {
+            WaitError::State(error) => error,
+            WaitError::Catalogue(error) => error.into(),
+            WaitError::File(error) => error.into(),
+            // No store is asked for seeds.
+            WaitError::Store(source) => StateError::Store { tenant: TenantId([0; 16]), source },
+        })?;
+        let dropped = dropped + more + even_more;
+        Ok(Snapshot { sites: rows, targets, rollout: releases::read(state)?, seeds, dropped })
     }
 
     fn site(&self, state: &State, tenant: &Tenant, site: &Site, all: &mut Kept) -> Result<SiteRow, StateError> {
@@ -258,6 +269,7 @@ pub(crate) fn register(registry: &Registry, gateway: &Arc<Gateway>, board: &Arc<
             let snapshot = gateway.figures.snapshot.read().expect("it is only replaced").clone();
             sites(page, &snapshot, &gateway.live.connected_sites(), &gateway.state.telemetry);
             releases::rollout(page, snapshot.rollout.as_ref());
+            seeds::page(page, &snapshot.seeds, gateway.state.now());
             targets::page(page, &snapshot.targets, &gateway.state, gateway.state.now());
         }
     });

@@ -27,6 +27,11 @@ impl FileError {
     }
 
     /// Whether the disk is full or over quota: a state that ends by itself.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+
+    /// Whether the disk is full or over quota.
     pub fn is_no_room(&self) -> bool {
         is_no_room(&self.source)
     }

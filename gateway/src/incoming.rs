@@ -6,6 +6,7 @@
 
 use crate::files::{self, FileError};
 use dedupe::GenerationId;
+use dedupe::parcel::MAX_PARCEL;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -106,6 +107,11 @@ impl Incoming {
 }
 
 impl Part {
+    /// What it is.
+    pub fn announced(&self) -> Announced {
+        self.announced
+    }
+
     /// Where the sender goes on: everything before is durable, and in this run of the daemon everything that arrived.
     pub fn offset(&self) -> u64 {
         self.at
@@ -164,6 +170,16 @@ impl Part {
         }
     }
 
+    /// Moves a whole parcel, whose bytes are what was announced, to `path` in a folder that exists; durable on return. Its header goes with it.
+    pub fn keep_as(&self, path: &Path) -> Result<(), PartError> {
+        self.read_whole()?;
+        let keep = || -> io::Result<()> {
+            std::fs::rename(&self.path, path)?;
+            files::sync_folder_of(path)
+        };
+        Ok(keep().map_err(FileError::on("keep", path))?)
+    }
+
     fn begin(&mut self) -> Result<(), FileError> {
         let begin = || -> io::Result<()> {
             self.file.set_len(0)?;
@@ -192,6 +208,28 @@ impl Part {
         let there = self.file.metadata().ok()?.len().checked_sub(HEADER as u64)?;
         (found == self.header(durable) && durable <= there && durable <= self.announced.len).then_some(durable)
     }
+}
+
+/// The parcel of a file that [`Part::keep_as`] made, if its bytes are still what was announced.
+pub(crate) fn read_kept(path: &Path, generation: GenerationId, number: u32) -> Result<Vec<u8>, PartError> {
+    let file = File::open(path).map_err(FileError::on("open", path))?;
+    let mut header = [0; HEADER];
+    let there = file.metadata().map_err(FileError::on("read", path))?.len();
+    // A file that was cut is a damaged one, not one that cannot be read.
+    if there < HEADER as u64 {
+        return Err(PartError::Damaged);
+    }
+    file.read_exact_at(&mut header, 0).map_err(FileError::on("read", path))?;
+    let len = u64::from_le_bytes(header[16..24].try_into().expect("eight bytes"));
+    let hash = header[32..].try_into().expect("the header's last 32 bytes");
+    let announced = Announced { generation, number, len, hash };
+    let part = Part { file, path: path.to_owned(), announced, at: len, durable: len };
+    if header != part.header(len) || len > MAX_PARCEL as u64 || there != HEADER as u64 + len {
+        return Err(PartError::Damaged);
+    }
+    let mut bytes = vec![0; len as usize];
+    part.file.read_exact_at(&mut bytes, HEADER as u64).map_err(FileError::on("read", path))?;
+    if blake3::hash(&bytes) != hash { Err(PartError::Damaged) } else { Ok(bytes) }
 }
 
 fn generation_of(name: &str) -> Option<GenerationId> {

@@ -6,12 +6,14 @@
 use crate::catalogue::check_name;
 use crate::incoming::{Incoming, Part, PartError};
 use crate::metrics::Metrics;
-use crate::state::{StateError, TenantStore};
+use crate::seeds::arrive::{self, wait_refusal};
+use crate::seeds::waiting::{self, Kept};
+use crate::state::{State, StateError, TenantStore};
 use dedupe::parcel::{MAX_FRESH, MAX_PARCEL, MAX_PREFIX};
 use dedupe::recent::MAX_RECENT;
 use dedupe::{
     BlockRun, ByteCount, Draft, Generation, GenerationId, IngestError, IngestReport, Lineage, LineageId, NewGeneration,
-    Root, SealError, SiteId, StoreError, UnixMillis, Workspace,
+    Root, SealError, SiteId, StoreError, Workspace,
 };
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -42,8 +44,7 @@ pub struct Pool {
 
 /// A generation that is arriving.
 pub struct Receiving {
-    /// Its draft in the store.
-    pub draft: Arc<Draft>,
+    into: Into,
     lineage: LineageId,
     /// Number of the parcel that is due.
     next: watch::Sender<u32>,
@@ -53,13 +54,53 @@ pub struct Receiving {
     parts: std::sync::Mutex<HashMap<u32, Arc<tokio::sync::Mutex<()>>>>,
 }
 
+/// What an offer came to: what its parcels go to, unless all are in, and the number of the first that is not.
+pub type Prepared = (Option<Arc<Receiving>>, u32);
+
+/// What becomes of its parcels.
+enum Into {
+    /// They are decoded at once, into this draft.
+    Draft(Arc<Draft>),
+    /// They wait for a seed.
+    Waiting(Kept, GenerationId),
+}
+
 impl std::fmt::Debug for Receiving {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Receiving(parcel {} of {})", self.due(), self.draft.generation().id)
+        let id = match &self.into {
+            Into::Draft(draft) => draft.generation().id,
+            Into::Waiting(_, id) => *id,
+        };
+        write!(f, "Receiving(parcel {} of {id})", self.due())
     }
 }
 
 impl Receiving {
+    /// What arrives in a draft, from the parcel on that is due.
+    pub(crate) fn of(draft: Arc<Draft>, lineage: LineageId) -> Receiving {
+        let next = draft.next_parcel();
+        Receiving::new(lineage, Into::Draft(draft), next)
+    }
+
+    fn new(lineage: LineageId, into: Into, next: u32) -> Receiving {
+        let next = watch::Sender::new(next);
+        Receiving { into, lineage, next, turn: tokio::sync::Mutex::default(), parts: std::sync::Mutex::default() }
+    }
+
+    /// Of a generation that is to wait for a seed.
+    pub(crate) fn waiting(lineage: LineageId, kept: Kept, id: GenerationId) -> Receiving {
+        let next = kept.count(id);
+        Receiving::new(lineage, Into::Waiting(kept, id), next)
+    }
+
+    /// What it goes into, unless it waits for a seed.
+    pub(crate) fn draft(&self) -> Option<&Arc<Draft>> {
+        match &self.into {
+            Into::Draft(draft) => Some(draft),
+            Into::Waiting(..) => None,
+        }
+    }
+
     /// Number of the parcel that is due: all before it are durable and verified.
     pub fn due(&self) -> u32 {
         *self.next.borrow()
@@ -129,9 +170,20 @@ impl Pool {
         let work = move || {
             let _permit = permit;
             let timer = metrics.ingest_seconds.start_timer();
-            let mut workspace = take_workspace(&mut lock(&workspaces), &receiving.draft);
-            let taken = take_in(&tenant, &receiving, number, &part, &mut workspace);
-            lock(&workspaces).push(workspace);
+            let taken = match &receiving.into {
+                Into::Draft(draft) => {
+                    let mut workspace = take_workspace(&mut lock(&workspaces), draft);
+                    let taken = take_in(&tenant, (&receiving, draft), number, &part, &mut workspace);
+                    lock(&workspaces).push(workspace);
+                    taken
+                }
+                Into::Waiting(kept, id) => {
+                    return keep(&receiving, kept, *id, number, &part).inspect(|()| {
+                        metrics.parcels.inc();
+                        metrics.parcel_bytes.inc_by(part.announced().len);
+                    });
+                }
+            };
             drop(timer);
             if let Ok((report, len)) = &taken {
                 metrics.parcels.inc();
@@ -156,9 +208,21 @@ fn lock(workspaces: &Mutex<Vec<Workspace>>) -> MutexGuard<'_, Vec<Workspace>> {
     workspaces.lock().expect("no thread panics while it takes or returns one")
 }
 
+/// Makes a parcel durable that is decoded later.
+fn keep(receiving: &Receiving, kept: &Kept, id: GenerationId, number: u32, part: &Part) -> Result<(), Refusal> {
+    match kept.take(id, number, part) {
+        Ok(()) => {
+            receiving.next.send_replace(number + 1);
+            Ok(())
+        }
+        Err(PartError::Damaged) => Err(Refusal::Damaged(PartError::Damaged.to_string())),
+        Err(PartError::File(error)) => Err(file_refusal(error)),
+    }
+}
+
 fn take_in(
     tenant: &TenantStore,
-    receiving: &Receiving,
+    (receiving, draft): (&Receiving, &Arc<Draft>),
     number: u32,
     part: &Part,
     workspace: &mut Workspace,
@@ -169,9 +233,9 @@ fn take_in(
         Err(PartError::Damaged) => return Err(Refusal::Damaged(PartError::Damaged.to_string())),
         Err(PartError::File(error)) => return Err(file_refusal(error)),
     };
-    let taken = receiving.draft.ingest(number, &bytes, workspace);
+    let taken = draft.ingest(number, &bytes, workspace);
     dedupe::crash_point("gateway.ingest.after");
-    let due = receiving.draft.next_parcel();
+    let due = draft.next_parcel();
     receiving.next.send_replace(due);
     match taken {
         Ok(report) => {
@@ -201,38 +265,61 @@ fn refuse_parcel(tenant: &TenantStore, error: IngestError, part: &Part) -> Refus
 /// Makes a volume known, and says what is held of it. Blocks.
 ///
 /// Of another site's volume nothing is said and nothing noted; its offers are refused as foreign, and the session's other volumes go on.
-pub fn announce(tenant: &TenantStore, site: SiteId, offer: &VolumeOffer) -> Result<FromGateway, Refusal> {
+pub fn announce(
+    state: &State,
+    tenant: &TenantStore,
+    site: SiteId,
+    offer: &VolumeOffer,
+) -> Result<FromGateway, Refusal> {
     check_name(&offer.name).map_err(|error| Refusal::Protocol(error.to_string()))?;
     let failed = |error| store_refusal(tenant, error);
     let known = tenant.store.lineage(offer.lineage).map_err(failed)?;
     if known.as_ref().is_some_and(|known| known.site != Some(site)) {
         tracing::warn!(%site, lineage = %offer.lineage, "a site announced a volume of another site");
-        return Ok(FromGateway::Held { lineage: offer.lineage, sealed: Vec::new(), draft: None });
+        let (sealed, promised) = (Vec::new(), Vec::new());
+        return Ok(FromGateway::Holding { lineage: offer.lineage, sealed, draft: None, promised });
     }
     let fork_of = known.as_ref().and_then(|known| known.fork_of);
     let lineage = Lineage { id: offer.lineage, kind: offer.kind, name: offer.name.clone(), site: Some(site), fork_of };
     if known.as_ref() != Some(&lineage) {
         tenant.store.put_lineage(&lineage).map_err(failed)?;
     }
-    let generations = tenant.store.generations(offer.lineage).map_err(failed)?;
+    holding(state, tenant, offer.lineage)
+}
+
+/// What is held of a volume: sealed, arriving, promised. Blocks.
+pub(crate) fn holding(state: &State, tenant: &TenantStore, lineage: LineageId) -> Result<FromGateway, Refusal> {
+    let generations = tenant.store.generations(lineage).map_err(|error| store_refusal(tenant, error))?;
     let sealed = generations.iter().rev().filter_map(|generation| Some((generation.id, generation.sealed?.root)));
-    let draft = generations.iter().find(|generation| !generation.is_sealed());
-    Ok(FromGateway::Held {
-        lineage: offer.lineage,
-        sealed: sealed.take(HELD).collect(),
-        draft: draft.map(|draft| (draft.id, draft.stats.parcels)),
-    })
+    // A draft that an import or a joining makes is not its edge's to go on with.
+    let mut draft = None;
+    for generation in generations.iter().filter(|generation| !generation.is_sealed()) {
+        let ours = waiting::is_ours(state, generation.id).map_err(|error| state_refusal(error.into()))?;
+        draft = draft.or((!ours).then_some((generation.id, generation.stats.parcels)));
+    }
+    let mut promised = waiting::promised(state, tenant, lineage).map_err(|error| wait_refusal(tenant, error))?;
+    promised.truncate(HELD);
+    Ok(FromGateway::Holding { lineage, sealed: sealed.take(HELD).collect(), draft, promised })
+}
+
+/// The same for an edge of before version 6, which knows nothing of seeds.
+pub(crate) fn without_promises(message: FromGateway) -> FromGateway {
+    match message {
+        FromGateway::Holding { lineage, sealed, draft, .. } => FromGateway::Held { lineage, sealed, draft },
+        other => other,
+    }
 }
 
 /// Checks an offer and begins its draft, or goes on with it; a draft of another generation of the same volume is dropped. Blocks.
 ///
 /// A generation that is sealed already is accepted with all its parcels in: the edge did not hear that, and seals again.
 pub fn prepare(
+    state: &State,
     tenant: &Arc<TenantStore>,
     site: SiteId,
     offer: &GenerationOffer,
     incoming: &Incoming,
-) -> Result<(Option<Arc<Receiving>>, u32), Refusal> {
+) -> Result<Prepared, Refusal> {
     let failed = |error| store_refusal(tenant, error);
     let lineage = tenant.store.lineage(offer.lineage).map_err(failed)?;
     if lineage.is_none_or(|lineage| lineage.site != Some(site)) {
@@ -253,9 +340,15 @@ pub fn prepare(
             return Ok((None, known.stats.parcels));
         }
     }
+    if let Some(prepared) = arrive::prepare(state, tenant, site, offer)? {
+        return Ok(prepared);
+    }
+    if waiting::is_ours(state, offer.generation).map_err(|error| state_refusal(error.into()))? {
+        return Err(Refusal::Internal("the generation is on its way on media, or is being joined".into()));
+    }
     check_base(&generations, offer)?;
     for other in generations.iter().filter(|known| !known.is_sealed() && known.id != offer.generation) {
-        abandon(tenant, site, other.id, incoming)?;
+        abandon(state, tenant, site, other.id, incoming)?;
     }
     let begin = || -> Result<Receiving, StoreError> {
         let draft = tenant.store.draft(NewGeneration {
@@ -266,14 +359,8 @@ pub fn prepare(
             captured_at: offer.captured_at,
             source: Vec::new(),
         })?;
-        let next = watch::Sender::new(draft.next_parcel());
-        Ok(Receiving {
-            draft,
-            lineage: offer.lineage,
-            next,
-            turn: tokio::sync::Mutex::default(),
-            parts: std::sync::Mutex::default(),
-        })
+        let next = draft.next_parcel();
+        Ok(Receiving::new(offer.lineage, Into::Draft(draft), next))
     };
     let receiving = tenant.receive(offer.generation, begin).map_err(failed)?;
     let due = receiving.due();
@@ -290,35 +377,53 @@ fn check_base(generations: &[Generation], offer: &GenerationOffer) -> Result<(),
     }
 }
 
-/// Verifies a generation whose parcels are all in, and makes it visible. Blocks.
+/// What became of a generation whose parcels are all in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is verified and visible, under this number.
+    Sealed(u64),
+    /// It is durable, and waits for its seed.
+    Waits,
+}
+
+/// Verifies a generation whose parcels are all in, and makes it visible; or lets it wait for its seed. Blocks.
 pub fn seal(
+    state: &State,
     tenant: &Arc<TenantStore>,
     site: SiteId,
     id: GenerationId,
-    parcels: u32,
-    root: Root,
-    now: UnixMillis,
+    (parcels, root): (u32, Root),
     incoming: &Incoming,
-) -> Result<Generation, Refusal> {
+) -> Result<Outcome, Refusal> {
     let failed = |error| store_refusal(tenant, error);
+    if arrive::seal(state, tenant, site, id, (parcels, root))? {
+        return Ok(Outcome::Waits);
+    }
     let known = owned(tenant, site, id)?.ok_or(Refusal::Protocol(format!("there is no generation {id} to seal")))?;
     if let Some(sealed) = known.sealed {
-        return if sealed.root == root { Ok(known) } else { Err(Refusal::WrongRoot(sealed.root)) };
+        return if sealed.root == root {
+            Ok(Outcome::Sealed(known.number))
+        } else {
+            Err(Refusal::WrongRoot(sealed.root))
+        };
     }
     let receiving = tenant.receiving(id).ok_or(Refusal::Protocol(format!("generation {id} is not being received")))?;
+    let Into::Draft(draft) = &receiving.into else {
+        return Err(Refusal::Internal("the generation waits no more".into())); // dropped this very moment
+    };
     if receiving.due() != parcels {
         return Err(Refusal::OutOfOrder { want: receiving.due(), got: parcels });
     }
     dedupe::crash_point("gateway.seal.before");
-    let sealed = receiving.draft.seal_as(root, now);
+    let sealed = draft.seal_as(root, state.now());
     dedupe::crash_point("gateway.seal.after");
     match sealed {
         Ok(generation) => {
             tenant.stop_receiving(id);
-            Ok(generation)
+            Ok(Outcome::Sealed(generation.number))
         }
         Err(SealError::WrongRoot(found)) => {
-            abandon(tenant, site, id, incoming)?;
+            abandon(state, tenant, site, id, incoming)?;
             Err(Refusal::WrongRoot(found))
         }
         Err(SealError::Store(error)) => Err(failed(error)),
@@ -326,19 +431,36 @@ pub fn seal(
 }
 
 /// Forgets a draft and what came of it. That there is none is no error. Blocks.
-pub fn abandon(tenant: &Arc<TenantStore>, site: SiteId, id: GenerationId, incoming: &Incoming) -> Result<(), Refusal> {
-    let failed = |error| store_refusal(tenant, error);
+pub fn abandon(
+    state: &State,
+    tenant: &Arc<TenantStore>,
+    site: SiteId,
+    id: GenerationId,
+    incoming: &Incoming,
+) -> Result<(), Refusal> {
+    if arrive::abandon(state, tenant, site, id)? {
+        return incoming.discard(id).map_err(|error| Refusal::Internal(error.to_string()));
+    }
+    if waiting::is_ours(state, id).map_err(|error| state_refusal(error.into()))? {
+        return Ok(()); // an import makes it
+    }
     let Some(known) = owned(tenant, site, id)? else { return Ok(()) };
     if known.is_sealed() {
         return Ok(()); // nothing acknowledged as sealed is ever taken back
     }
-    let draft = match tenant.receiving(id) {
-        Some(receiving) => receiving.draft.clone(),
-        None => tenant.store.draft(again(&known)).map_err(failed)?,
+    discard(tenant, &known, incoming)
+}
+
+/// Drops a draft, whoever made it, and what came of it. Blocks.
+pub(crate) fn discard(tenant: &Arc<TenantStore>, known: &Generation, incoming: &Incoming) -> Result<(), Refusal> {
+    let failed = |error| store_refusal(tenant, error);
+    let draft = match tenant.receiving(known.id).as_deref() {
+        Some(Receiving { into: Into::Draft(draft), .. }) => draft.clone(),
+        _ => tenant.store.draft(again(known)).map_err(failed)?,
     };
-    tenant.stop_receiving(id);
+    tenant.stop_receiving(known.id);
     draft.discard().map_err(failed)?;
-    incoming.discard(id).map_err(|error| Refusal::Internal(error.to_string()))
+    incoming.discard(known.id).map_err(|error| Refusal::Internal(error.to_string()))
 }
 
 /// Gives a site blocks of its own sealed generation back, because its copy is damaged; nothing when they are not all here. Blocks.

@@ -12,6 +12,7 @@
 //!   proofs                          what the gateway states and signs for whoever asks in years
 //!   retention                       what may not be deleted, what is to be, and how a site ends
 //!   releases                        systems of the appliance: imported, coded against each other, rolled out in rings
+//!   seeds                           generations that travel on media, and what came over the line for them meanwhile
 //!   rehydrate                       a generation ──► a file or block device
 //!   admin                           one request enum, handled in one place, over a socket or in the command's own process
 //!   access                          who may do what, and what needs a second person
@@ -50,6 +51,7 @@ pub mod releases;
 mod repairs;
 pub mod retention;
 mod scrape;
+pub mod seeds;
 mod server;
 mod session;
 pub mod state;

@@ -6,10 +6,11 @@
 use crate::back;
 use crate::catalogue::{Catalogue, CatalogueError, NewCertificate, PolicyRow};
 use crate::grants;
-use crate::ingest::{self, finish, state_refusal};
+use crate::ingest::{self, Outcome, finish, state_refusal};
 use crate::live::{Command, LiveSession, Newcomer, code_of};
 use crate::policies;
 use crate::releases::rollouts;
+use crate::seeds::arrive::{self, wait_refusal};
 use crate::server::Gateway;
 use crate::telemetry;
 use quinn::Connection;
@@ -73,8 +74,12 @@ async fn serve(
         let event = tokio::select! {
             () = gateway.stop.cancelled() => break None,
             Some(command) = commands.recv() => match command {
-                // The welcome comes first; what the edge then says of its policy brings the newer one.
-                Command::Say(FromGateway::Policy(_)) if !welcomed => continue,
+                // The welcome comes first; what the edge then says of its policy and its volumes brings the newer ones.
+                Command::Say(FromGateway::Policy(_) | FromGateway::Holding { .. } | FromGateway::Seeds(_))
+                    if !welcomed =>
+                {
+                    continue;
+                }
                 Command::Say(message) => match writer.send(&message).await {
                     Ok(()) => continue,
                     Err(_) => break None,
@@ -173,11 +178,12 @@ impl Worker {
         let reply = match job {
             Action::Announce(offer) => {
                 live.ask_for_repairs();
-                Some(blocking(move || ingest::announce(&tenant, site, &offer)).await?)
+                let held = blocking(move || ingest::announce(&state, &tenant, site, &offer)).await?;
+                Some(if self.version < Version::V6 { ingest::without_promises(held) } else { held })
             }
             Action::Prepare(offer) => {
                 let id = offer.generation;
-                let prepared = blocking(move || ingest::prepare(&tenant, site, &offer, &incoming)).await;
+                let prepared = blocking(move || ingest::prepare(&state, &tenant, site, &offer, &incoming)).await;
                 Some(match prepared {
                     Ok((receiving, next_parcel)) => {
                         if let Some(receiving) = receiving {
@@ -190,14 +196,13 @@ impl Worker {
                 })
             }
             Action::Seal { generation, parcels, root } => {
-                let now = state.now();
-                let sealed =
-                    blocking(move || ingest::seal(&tenant, site, generation, parcels, root, now, &incoming)).await;
+                let word = (parcels, root);
+                let sealed = blocking(move || ingest::seal(&state, &tenant, site, generation, word, &incoming)).await;
                 Some(self.sealed(&live, generation, sealed))
             }
             Action::Abandon(id) => {
                 live.stop_receiving(id);
-                blocking(move || ingest::abandon(&tenant, site, id, &incoming)).await?;
+                blocking(move || ingest::abandon(&state, &tenant, site, id, &incoming)).await?;
                 None
             }
             Action::Look(ask) => Some(FromGateway::Answer(blocking(move || look(&live, &ask)).await?)),
@@ -227,6 +232,7 @@ impl Worker {
                 if let Some(grant) = self.gateway.ingress.map(grants::first) {
                     self.gateway.live.tell(site, grant);
                 }
+                self.tell_seeds(&live).await?;
                 let told = self.policy_told;
                 let noted = move || policies::note_held(&state, site, version, refused.as_deref(), told);
                 let newer = blocking(move || noted().map_err(|error| state_refusal(error.into()))).await?;
@@ -251,6 +257,13 @@ impl Worker {
             }
             Action::Measure { id, generation, base } => {
                 Some(blocking(move || back::measure(&tenant, site, id, generation, base)).await?)
+            }
+            Action::NoteSeed(said) => {
+                let noted = move || {
+                    arrive::note(&state, &tenant, site, &said)?;
+                    arrive::known(&state, site).map_err(|error| wait_refusal(&tenant, error))
+                };
+                Some(FromGateway::Seeds(blocking(noted).await?))
             }
             Action::NoteAppliance(report) => Some(FromGateway::Release(self.note_appliance(report).await?)),
             Action::Admit(_) | Action::Send(_) | Action::Close(_) => None, // not jobs
@@ -309,19 +322,19 @@ impl Worker {
         }))
     }
 
-    fn sealed(
-        &self,
-        live: &LiveSession,
-        id: dedupe::GenerationId,
-        sealed: Result<dedupe::Generation, Refusal>,
-    ) -> FromGateway {
+    fn sealed(&self, live: &LiveSession, id: dedupe::GenerationId, sealed: Result<Outcome, Refusal>) -> FromGateway {
         match sealed {
-            Ok(generation) => {
+            Ok(Outcome::Waits) => {
+                live.stop_receiving(id);
+                tracing::info!(site = %live.site, generation = %id, "generation complete, waits for its seed");
+                FromGateway::Waits { generation: id }
+            }
+            Ok(Outcome::Sealed(number)) => {
                 live.stop_receiving(id);
                 self.gateway.metrics.sealed.inc();
                 self.gateway.work.notify_one(); // retention may have something to do
-                tracing::info!(site = %live.site, generation = %id, number = generation.number, "generation sealed");
-                FromGateway::Sealed { generation: id, number: generation.number }
+                tracing::info!(site = %live.site, generation = %id, number, "generation sealed");
+                FromGateway::Sealed { generation: id, number }
             }
             Err(why) => {
                 if !why.is_passing() {
@@ -353,6 +366,14 @@ impl Worker {
             Ok(FromGateway::Certificate { certificate: issued.certificate, authorities: authorities.trusted() })
         })
         .await
+    }
+
+    /// Says what is known of the site's seeds, and the key of media.
+    async fn tell_seeds(&self, live: &LiveSession) -> Result<(), Refusal> {
+        let (state, site, tenant) = (self.gateway.state.clone(), live.site, live.tenant.clone());
+        let known = move || arrive::known(&state, site).map_err(|error| wait_refusal(&tenant, error));
+        self.gateway.live.tell(site, FromGateway::Seeds(blocking(known).await?));
+        Ok(())
     }
 
     /// Notes which system the edge runs; gives what it is to run.

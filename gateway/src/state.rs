@@ -3,10 +3,11 @@
 //! ```text
 //! state/
 //!   catalogue.redb            tenants, sites, tokens, certificates; open means: this process owns the state
-//!   ca/                       authorities, and the keys that sign policies and statements
+//!   ca/                       authorities, the keys that sign policies and statements, and the key that opens media of seeds
 //!   reset.key                 lets edges notice a restart at once
 //!   releases/                 systems of the appliance, see `releases.rs`
 //!   incoming/                 parcels that have not arrived whole
+//!   waiting/                  parcels of generations that wait for a seed by courier, see `seeds/waiting.rs`
 //!   tenants/<id>/key          the tenant's store key
 //!   tenants/<id>/index.redb   its index
 //!   tenants/<id>/packs/       its packs, unless the configuration puts them elsewhere
@@ -24,16 +25,19 @@ use crate::rehydrate::tally::Tally;
 use crate::rehydrate::{RehydrateError, Where};
 use crate::releases::Releases;
 use crate::repairs::Repairs;
+use crate::seeds::key::{self, SeedSecret};
+use crate::seeds::waiting::Kept;
 use crate::telemetry::Telemetry;
 use dedupe::{
-    GenerationId, Keys, LineageId, LocalPacks, PackStorage, StorageError, Store, StoreError, StoreOptions, TenantId,
-    UnixMillis,
+    GenerationId, Keys, LineageId, LocalPacks, PackStorage, SiteId, StorageError, Store, StoreError, StoreOptions,
+    TenantId, UnixMillis,
 };
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
+use tokio::sync::Notify;
 use wire::clock::KnownTime;
 use wire::policy::PolicyKey;
 use wire::statement::StatementKey;
@@ -80,6 +84,11 @@ pub enum StateError {
         "{0} is no key for statements; restore it from a backup. Without it a new one can be made by removing the file: what the old one signed is verified with the old public key"
     )]
     StatementKey(PathBuf),
+    /// The key that opens media of seeds is not one.
+    #[error(
+        "{0} is no key for seeds; restore it from a backup. Without it a new one can be made by removing the file: media that were encrypted to the old one cannot be opened then"
+    )]
+    SeedKey(PathBuf),
     /// There is a state already.
     #[error("{0} holds the state of a gateway already; choose an empty directory")]
     Exists(PathBuf),
@@ -97,6 +106,16 @@ pub struct State {
     pub policy_key: PolicyKey,
     /// Signs statements: proofs.
     pub statement_key: StatementKey,
+    /// Opens media of seeds.
+    pub seed_key: SeedSecret,
+    /// Generations that wait for a seed.
+    pub(crate) waiting: Kept,
+    /// Wakes whoever joins what waited: a seed was imported, or a generation began to wait for one that is in already.
+    pub(crate) joins: Notify,
+    /// Of whose seeds something changed that their edges are to hear.
+    seed_news: Mutex<BTreeSet<(TenantId, SiteId, LineageId)>>,
+    joining: Mutex<()>,
+    awaiting: Mutex<()>,
     /// The time by which certificates are judged.
     pub time: Arc<KnownTime>,
     /// Validity of an edge's certificate.
@@ -179,6 +198,8 @@ impl State {
         let statement_key = proofs::load_key(&folder.join("ca"), catalogue.has_proofs()?)?;
         let time = Arc::new(KnownTime::new(catalogue.known_time()?));
         files::private_folder(&folder.join("incoming"))?;
+        let seed_key = key::load(&folder.join("ca"), !catalogue.seeds()?.is_empty())?;
+        let waiting = Kept::open(&folder)?;
         let releases = Releases::new(&folder, config.release_keys.clone());
         Ok(Arc::new(State {
             folder,
@@ -187,6 +208,12 @@ impl State {
             authorities: Mutex::new(authorities),
             policy_key,
             statement_key,
+            seed_key,
+            waiting,
+            joins: Notify::new(),
+            seed_news: Mutex::default(),
+            joining: Mutex::default(),
+            awaiting: Mutex::default(),
             time,
             certificate_validity: config.certificate_validity,
             deletion_delay: config.deletion_delay,
@@ -205,6 +232,29 @@ impl State {
     pub(crate) fn keeping(&self) -> MutexGuard<'_, ()> {
         // What it guards is on disk and whole whoever panicked.
         self.keeping.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Something became of a seed: what waits for it is looked at, and its edge is told.
+    pub(crate) fn seed_changed(&self, of: (TenantId, SiteId, LineageId)) {
+        self.seed_news.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(of);
+        self.joins.notify_one();
+    }
+
+    /// Of whose seeds something changed since this was asked last.
+    pub(crate) fn seed_news(&self) -> BTreeSet<(TenantId, SiteId, LineageId)> {
+        std::mem::take(&mut *self.seed_news.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// Held, for long, by whoever joins what waited.
+    pub(crate) fn joining(&self) -> MutexGuard<'_, ()> {
+        // What it guards is on disk and whole whoever panicked.
+        self.joining.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Held, for a moment, by whoever changes which generations wait.
+    pub(crate) fn awaiting(&self) -> MutexGuard<'_, ()> {
+        // As above.
+        self.awaiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Destroys a tenant's key, then its packs and index. `false`, and nothing is done: somebody uses the store. Can be done again. Blocks.

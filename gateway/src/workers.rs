@@ -443,6 +443,8 @@ struct Holding {
 fn forget_old(state: &State, tenant: &TenantStore, keep: usize, holding: &mut Holding) -> Result<usize, StateError> {
     let failed = |source| StateError::Store { tenant: tenant.id, source };
     let exported: Vec<GenerationId> = state.catalogue.exports()?.into_iter().map(|row| row.generation).collect();
+    // What waits for a seed is built on it when it joins.
+    let awaited: Vec<GenerationId> = state.catalogue.waiting()?.into_iter().map(|row| row.base.0).collect();
     let mut forgotten = 0;
     for lineage in tenant.store.lineages().map_err(failed)? {
         let _alone = state.keeping();
@@ -458,7 +460,8 @@ fn forget_old(state: &State, tenant: &TenantStore, keep: usize, holding: &mut Ho
                 holding.old += usize::from(at < old);
                 continue;
             }
-            if at >= old || built_on.contains(&generation.id) || exported.contains(&generation.id) {
+            let used = [&built_on, &exported, &awaited].iter().any(|used| used.contains(&generation.id));
+            if at >= old || used {
                 continue;
             }
             match tenant.store.forget(generation.id) {

@@ -28,6 +28,7 @@ pub mod line;
 pub mod nbd;
 pub mod report;
 pub mod scale;
+pub mod seeds;
 pub mod volumes;
 pub mod wan;
 pub mod world;

@@ -101,6 +101,11 @@ impl Session {
         self.version >= Version::V5
     }
 
+    /// Whether the gateway of this session knows seeds by courier.
+    pub fn knows_seeds(&self) -> bool {
+        self.version >= Version::V6
+    }
+
     /// Completes when the session is over.
     pub async fn ended(&self) {
         self.ended.cancelled().await;
@@ -315,13 +320,23 @@ impl Parts<'_> {
                     let _ = waiting.send(measured);
                 }
             }
-            FromGateway::Held { lineage, .. } => {
+            FromGateway::Held { lineage, .. } | FromGateway::Holding { lineage, .. } => {
                 let listener = lock(&self.link.0.listeners).get(&lineage).cloned();
                 if let Some(listener) = listener {
                     let _ = listener.send(message).await;
                 }
             }
-            FromGateway::Accept { .. } | FromGateway::Refuse { .. } | FromGateway::Sealed { .. } => {
+            FromGateway::Seeds(seeds) => {
+                self.link.0.seeds.send_replace(Some(seeds.clone()));
+                let listeners: Vec<_> = lock(&self.link.0.listeners).values().cloned().collect();
+                for listener in listeners {
+                    let _ = listener.send(FromGateway::Seeds(seeds.clone())).await;
+                }
+            }
+            FromGateway::Accept { .. }
+            | FromGateway::Refuse { .. }
+            | FromGateway::Sealed { .. }
+            | FromGateway::Waits { .. } => {
                 // These name only the generation: each volume knows its own.
                 let listeners: Vec<_> = lock(&self.link.0.listeners).values().cloned().collect();
                 for listener in listeners {

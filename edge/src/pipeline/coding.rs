@@ -56,7 +56,11 @@ impl Pipeline {
 
     /// Generations that may serve as bases.
     pub(super) fn usable(&self) -> HashSet<GenerationId> {
-        let mut held = self.shared.held();
+        let mut held: HashSet<GenerationId> = match self.sender.promised_bases() {
+            // What waits may be built on nothing that could be forgotten before it joins.
+            Some(promised) => promised.into_iter().collect(),
+            None => self.shared.held(),
+        };
         held.extend(&self.coding.named);
         if let Some(sending) = &self.sending {
             sending.without.iter().for_each(|gone| {

@@ -117,13 +117,16 @@ impl Pipeline {
         let (disk, lineage) = (self.shared.disk.clone(), self.volume.entry.lineage);
         let listed = blocking(move || {
             let kept = disk.journal.acknowledged(lineage).map_err(SpoolError::from)?;
-            Ok::<_, SpoolOrStore>((disk.store.generations(lineage)?, kept))
+            Ok::<_, SpoolOrStore>((disk.store.generations(lineage)?, kept, disk.shipments.pinned()))
         });
-        let Ok((generations, kept)) = listed.await else { return };
+        let Ok((generations, kept, pinned)) = listed.await else { return };
         let newest = generations.iter().rev().find(|generation| generation.is_sealed()).map(|newest| newest.id);
         for generation in generations.into_iter().filter(Generation::is_sealed) {
             let id = generation.id;
-            let is_kept = kept.iter().any(|kept| kept.generation == id) || newest == Some(id) || self.sender.needs(id);
+            let is_kept = kept.iter().any(|kept| kept.generation == id)
+                || newest == Some(id)
+                || self.sender.needs(id)
+                || pinned.contains(&id);
             if is_kept {
                 continue;
             }

@@ -4,6 +4,7 @@ use crate::journal::Mode;
 use dedupe::{GenerationId, Root};
 use std::time::Instant;
 use wire::message::Refusal;
+use wire::seeding::Promised;
 
 /// A sealed generation that is to be at the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +127,11 @@ pub enum Event {
         draft: Option<GenerationId>,
         /// Whether the session's version knows questions.
         asks: bool,
+        /// Not there yet, and usable as bases all the same: newest first.
+        promised: Vec<Promised>,
     },
+    /// What is known here of the volume's seed by courier changed; none: it has none, or it is imported.
+    Seed(Option<SeedSide>),
     /// The session ended.
     Disconnected,
     /// The gateway takes the generation, from this parcel on.
@@ -135,6 +140,8 @@ pub enum Event {
     Refused(GenerationId, Refusal),
     /// The generation is verified and visible.
     Sealed(GenerationId),
+    /// The generation is complete at the gateway and waits there for its seed.
+    Waits(GenerationId),
     /// The bytes of a parcel are all handed to the connection.
     Written(u32),
     /// A parcel is decoded, verified and durable at the gateway.
@@ -212,6 +219,66 @@ pub enum Action {
     Seal,
     /// Record that the gateway holds this generation.
     Finish(Target),
+    /// The generation is complete at the gateway and waits there: nothing of it is left to do here.
+    Park(Target),
+    /// The generation on its way goes no further.
+    Drop,
+    /// Ask the gateway anew what it holds.
+    Announce,
+}
+
+/// A volume's seed by courier, as its sender sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeedSide {
+    /// The generation that it carries.
+    pub generation: GenerationId,
+    /// What that means for what is sent.
+    pub stage: SeedStage,
+}
+
+/// How far a seed is, for the sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SeedStage {
+    /// Its media are being written.
+    Exporting,
+    /// Its content is being indexed, so that deltas find what they repeat.
+    Indexing,
+    /// It is on its way: deltas build on it.
+    Out,
+    /// It was given up, and nobody said how the volume goes on.
+    Ask,
+    /// It was given up, and another one is to be exported.
+    NewSeed,
+}
+
+/// Why a volume sends nothing, for its seed's sake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Hold {
+    /// See [`SeedStage::Exporting`].
+    #[error("its seed is being written to media")]
+    Exporting,
+    /// See [`SeedStage::Indexing`].
+    #[error("the content of its seed is being indexed")]
+    Indexing,
+    /// The newest generation is on its way on media, or complete at the gateway.
+    #[error("all of it waits at the gateway for its seed, which is on its way on media")]
+    Waits,
+    /// The gateway has not heard of the seed, or is too old to.
+    #[error("its seed is on its way on media, and the gateway of this session does not expect it")]
+    NotExpected,
+    /// The gateway keeps a generation that is not here.
+    #[error(
+        "the gateway keeps generations for its seed that are not here any more; give the seed up: `sluice-edge seed abandon`"
+    )]
+    Unknown,
+    /// See [`SeedStage::Ask`].
+    #[error(
+        "its seed was given up; say how it goes on: `sluice-edge seed abandon ID --by line` sends everything over the line, `--by new-seed` waits for another one"
+    )]
+    Ask,
+    /// See [`SeedStage::NewSeed`].
+    #[error("its seed was given up, and it waits for another one: `sluice-edge seed export`")]
+    NewSeed,
 }
 
 impl State {

@@ -123,6 +123,9 @@ fn idle(capture: &CaptureSide, sender: &SenderSide, around: &Surroundings<'_>) -
     let Some(newest) = &capture.newest else { return Doing::NeverCaptured };
     match (sealed_of(sender, newest), around.link) {
         (Some((at, number)), _) => Doing::UpToDate { number, at },
+        (None, _) if sender.hold.is_some() => {
+            Doing::HeldBack { why: sender.hold.map(|hold| hold.to_string()).unwrap_or_default() }
+        }
         (None, LinkState::Connected { .. }) => Doing::About { number: newest.number },
         (None, _) => Doing::NoSession,
     }

@@ -7,6 +7,7 @@ use super::policy::PolicyAnswer;
 use super::proofs::ProofAnswer;
 use super::releases::{ReleaseAnswer, RolloutAnswer};
 use super::retention::RetentionAnswer;
+use super::seeds::SeedAnswer;
 use super::targets::TargetAnswer;
 use crate::catalogue::AuditRow;
 use crate::rehydrate;
@@ -198,6 +199,8 @@ pub enum Answer {
     Release(ReleaseAnswer),
     /// What came of a request about roll-outs.
     Rollout(RolloutAnswer),
+    /// What came of a request about seeds by courier.
+    Seed(SeedAnswer),
     /// The audit log is whole.
     AuditWhole {
         /// Entries.
@@ -254,6 +257,12 @@ pub struct VolumeLine {
     pub size: u64,
     /// Parcels of a generation that is arriving.
     pub arriving: Option<u32>,
+    /// Where its seed is, if that travels on media and is not over: `exported`, `shipped`, ….
+    #[serde(default)]
+    pub seed: Option<String>,
+    /// Generations that are complete here and wait for that seed: not to be used before it is in.
+    #[serde(default)]
+    pub waiting: usize,
 }
 
 /// A generation.

@@ -6,6 +6,7 @@ use crate::access::sessions::Sessions;
 use crate::catalogue::{Site, Tenant};
 use crate::live::Live;
 use crate::rehydrate;
+use crate::seeds::{self, OfLineage};
 use crate::state::{State, TenantStore};
 use crate::workers::{self, Board, WorkerView};
 use crate::{backup, enrol, repairs};
@@ -28,6 +29,8 @@ pub struct Admin {
     pub(super) daemon: Option<Running>,
     /// Held while a domain is defined, started or removed: libvirt and the catalogue have to say the same.
     pub(super) changing_domains: Arc<Mutex<()>>,
+    /// Held while media are imported: two would take the same slabs in.
+    pub(super) importing: Arc<Mutex<()>>,
 }
 
 #[derive(Clone)]
@@ -56,7 +59,7 @@ const REFUSALS_NOTED: NonZeroU32 = NonZeroU32::new(30).expect("not zero");
 impl Admin {
     /// For a command that opened the state itself.
     pub fn alone(state: Arc<State>) -> Admin {
-        Admin { state, daemon: None, changing_domains: Arc::default() }
+        Admin { state, daemon: None, changing_domains: Arc::default(), importing: Arc::default() }
     }
 
     pub(crate) fn of_daemon(
@@ -69,7 +72,7 @@ impl Admin {
         let refusals = Arc::new(Limiter::keyed(governor::Quota::per_minute(REFUSALS_NOTED)));
         let runtime = Handle::current();
         let daemon = Some(Running { live, board, sessions, runtime, exports, stop, refusals });
-        Admin { state, daemon, changing_domains: Arc::default() }
+        Admin { state, daemon, changing_domains: Arc::default(), importing: Arc::default() }
     }
 
     /// The gateway's time.
@@ -124,6 +127,7 @@ impl Admin {
             Request::Proof(request) => self.proof(caller, &request),
             Request::Release(request) => self.release(caller, request, report),
             Request::Rollout(request) => self.rollout(caller, request),
+            Request::Seed(request) => self.seed(caller, request, report),
         }
     }
 
@@ -228,10 +232,17 @@ impl Admin {
 
     fn volumes(&self, caller: &Caller) -> Result<Answer, AdminError> {
         let mut lines = Vec::new();
+        let mut of_lineages = seeds::of_lineages(&self.state.catalogue)?;
         for (tenant, store) in self.state.all_tenants()?.into_iter().filter(|(tenant, _)| caller.sees(tenant)) {
             for lineage in store.store.lineages()? {
                 let site = self.site_name(&lineage)?;
-                lines.push(volume_line(&tenant, site, &lineage, &store.store.generations(lineage.id)?));
+                lines.push(volume_line(
+                    &tenant,
+                    site,
+                    &lineage,
+                    &store.store.generations(lineage.id)?,
+                    &of_lineages.remove(&lineage.id).unwrap_or_default(),
+                ));
             }
         }
         lines.sort_by(|a, b| (&a.tenant, &a.site, &a.volume).cmp(&(&b.tenant, &b.site, &b.volume)));
@@ -406,7 +417,13 @@ pub(super) fn login_of(uid: u32) -> String {
     user.map_or_else(|| format!("uid {uid}"), |user| user.name)
 }
 
-fn volume_line(tenant: &Tenant, site: String, lineage: &Lineage, generations: &[Generation]) -> VolumeLine {
+fn volume_line(
+    tenant: &Tenant,
+    site: String,
+    lineage: &Lineage,
+    generations: &[Generation],
+    seeds: &OfLineage,
+) -> VolumeLine {
     let latest = generations.iter().rev().find(|generation| generation.is_sealed());
     VolumeLine {
         tenant: tenant.name.clone(),
@@ -418,6 +435,8 @@ fn volume_line(tenant: &Tenant, site: String, lineage: &Lineage, generations: &[
         captured: latest.map(|generation| generation.captured_at),
         size: latest.or(generations.last()).map_or(0, |generation| generation.size.0),
         arriving: generations.iter().find(|generation| !generation.is_sealed()).map(|draft| draft.stats.parcels),
+        seed: seeds.seed.clone(),
+        waiting: seeds.waiting,
     }
 }
 

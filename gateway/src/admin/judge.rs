@@ -1,5 +1,6 @@
 //! Before anything is done: whose it is, who may ask for it, whether a second person has to agree, and what is written into the audit log.
 
+use super::seeds::seed_subject;
 use super::{AccountRequest, Admin, AdminError, Answer, Authority, Bending, PolicyRequest, Report, Request, Signature};
 use crate::access::accounts::AccountError;
 use crate::access::agreement::{self, Cause};
@@ -198,6 +199,7 @@ impl Admin {
             Request::Retention(request) => self.retention_subject(caller, request)?,
             Request::Release(request) => self.release_subject(caller, request)?,
             Request::Rollout(request) => self.rollout_subject(request)?,
+            Request::Seed(request) => seed_subject(caller, request)?,
         })
     }
 
@@ -523,6 +525,9 @@ impl AdminError {
             E::Ca(_) => Fault::Conflict,
             E::Retention(error) => error.fault(),
             E::Releases(error) => error.fault(),
+            E::NoSeed(_) => Fault::Missing,
+            E::Importing | E::SeedState { .. } => Fault::Conflict,
+            E::Import(_) | E::Waiting(_) => Fault::Failed,
             E::State(_)
             | E::Store(_)
             | E::Rehydrate(_)

@@ -37,7 +37,10 @@ pub fn answer(answer: &Answer) -> String {
         Answer::Volumes { volumes } => {
             let row = |line: &super::VolumeLine| {
                 let latest = line.latest.map_or("-".into(), |number| number.to_string());
-                let arriving = line.arriving.map_or(String::new(), |parcels| format!("{parcels} parcels in"));
+                let arriving = line.arriving.map(|parcels| format!("{parcels} parcels in"));
+                let seed = line.seed.as_ref().map(|state| format!("seed {state}"));
+                let waiting = (line.waiting > 0).then(|| format!("{} waiting for it", line.waiting));
+                let arriving = [arriving, seed, waiting].into_iter().flatten().collect::<Vec<_>>().join(", ");
                 vec![
                     line.tenant.clone(),
                     line.site.clone(),
@@ -125,6 +128,7 @@ pub fn answer(answer: &Answer) -> String {
         Answer::Proof(answer) => super::proofs::render(answer),
         Answer::Release(answer) => super::releases::render_release(answer),
         Answer::Rollout(answer) => super::releases::render_rollout(answer),
+        Answer::Seed(answer) => super::seeds::render(answer),
         Answer::Policy(answer) => super::policy::render::answer(answer),
         Answer::Verified { number, root, bytes: read } => {
             format!(

@@ -6,6 +6,7 @@ use super::policy::PolicyRequest;
 use super::proofs::ProofRequest;
 use super::releases::{ReleaseRequest, RolloutRequest};
 use super::retention::RetentionRequest;
+use super::seeds::SeedRequest;
 use super::targets::TargetRequest;
 use crate::access::Role;
 use crate::rehydrate::{Proof, Where};
@@ -139,6 +140,8 @@ pub enum Request {
     Release(ReleaseRequest),
     /// Roll releases out.
     Rollout(RolloutRequest),
+    /// Work with seeds by courier.
+    Seed(SeedRequest),
 }
 
 impl Request {
@@ -149,6 +152,7 @@ impl Request {
             Request::Retention(request) => return request.only_looks(),
             Request::Release(request) => return request.only_looks(),
             Request::Rollout(request) => return request.only_looks(),
+            Request::Seed(request) => return request.only_looks(),
             _ => {}
         }
         matches!(

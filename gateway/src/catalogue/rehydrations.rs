@@ -165,12 +165,16 @@ impl Catalogue {
         Ok(commit.commit()?)
     }
 
-    fn all_json<T: DeserializeOwned>(&self, table: Table, name: &'static str) -> Result<Vec<T>, CatalogueError> {
+    pub(super) fn all_json<T: DeserializeOwned>(
+        &self,
+        table: Table,
+        name: &'static str,
+    ) -> Result<Vec<T>, CatalogueError> {
         let table = self.database.begin_read()?.open_table(table)?;
         table.iter()?.map(|row| decode(row?.1.value(), name)).collect()
     }
 
-    fn one_json<T: DeserializeOwned>(
+    pub(super) fn one_json<T: DeserializeOwned>(
         &self,
         table: Table,
         key: &[u8],
@@ -180,7 +184,7 @@ impl Catalogue {
         table.get(key)?.map(|row| decode(row.value(), name)).transpose()
     }
 
-    fn put_json<T: Serialize>(&self, table: Table, key: &[u8], row: &T) -> Result<(), CatalogueError> {
+    pub(super) fn put_json<T: Serialize>(&self, table: Table, key: &[u8], row: &T) -> Result<(), CatalogueError> {
         let commit = self.database.begin_write()?;
         commit.open_table(table)?.insert(key, encode(row).as_slice())?;
         Ok(commit.commit()?)

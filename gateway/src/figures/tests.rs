@@ -283,7 +283,13 @@ fn a_scrape_of_500_sites_is_quick() {
             version: Some(version(number.into())),
         }
     };
-    let snapshot = Snapshot { sites: (0..500).map(site).collect(), targets: Vec::new(), rollout: None, dropped: 0 };
+    let snapshot = Snapshot {
+        sites: (0..500).map(site).collect(),
+        targets: Vec::new(),
+        rollout: None,
+        seeds: Vec::new(),
+        dropped: 0,
+    };
     let begin = Instant::now();
     let mut page = Page::new();
     sites(&mut page, &snapshot, &HashSet::new(), &telemetry);

@@ -1,6 +1,7 @@
 //! One volume, in short.
 
 use crate::catalogue::Tenant;
+use crate::seeds;
 use crate::state::{State, StateError};
 use dedupe::{BLOCK, SiteId};
 use serde::Serialize;
@@ -37,6 +38,10 @@ pub struct VolumeBrief {
     pub deadline: Option<u64>,
     /// Parcels of a generation that is arriving.
     pub arriving: Option<u32>,
+    /// Where its seed is, if that travels on media and is not over: `exported`, `shipped`, ….
+    pub seed: Option<String>,
+    /// Generations that are complete here and wait for that seed: not to be used before it is in.
+    pub waiting: usize,
 }
 
 /// What is done with a volume.
@@ -85,10 +90,12 @@ impl From<VolumeState> for VolumeDoing {
 pub(super) fn of_tenant(state: &State, tenant: &Tenant) -> Result<HashMap<SiteId, Vec<VolumeBrief>>, StateError> {
     let store = state.tenant(tenant.id)?;
     let failed = |source| StateError::Store { tenant: tenant.id, source };
+    let mut of_lineages = seeds::of_lineages(&state.catalogue)?;
     let mut by_site: HashMap<SiteId, Vec<VolumeBrief>> = HashMap::new();
     for lineage in store.store.lineages().map_err(failed)? {
         let Some(site) = lineage.site else { continue };
         let generations = store.store.generations(lineage.id).map_err(failed)?;
+        let seeds = of_lineages.remove(&lineage.id).unwrap_or_default();
         let latest = generations.iter().rev().find(|generation| generation.is_sealed());
         let draft = generations.iter().find(|generation| !generation.is_sealed());
         let heard = state.telemetry.of(site);
@@ -108,6 +115,8 @@ pub(super) fn of_tenant(state: &State, tenant: &Tenant) -> Result<HashMap<SiteId
             arrives: told.and_then(|told| known(told.arrives)),
             deadline: told.and_then(|told| known(told.deadline)),
             arriving: draft.map(|draft| draft.stats.parcels),
+            seed: seeds.seed,
+            waiting: seeds.waiting,
         });
     }
     by_site.values_mut().for_each(|volumes| volumes.sort_by(|a, b| a.name.cmp(&b.name)));

@@ -191,6 +191,9 @@ fn erase(
             }
         }
     }
+    if let Err(error) = crate::seeds::forget(state, &lineages) {
+        return Ok(Err(format!("what waits for seeds of the site cannot be removed: {error}")));
+    }
     tenant.store.forget_lineages(&lineages).map_err(failed)?;
     dedupe::crash_point("gateway.erasure.forgotten");
     if is_last(state, site)? && tenant.store.lineages().map_err(failed)?.is_empty() {

@@ -19,6 +19,7 @@ mod proofs;
 mod releases;
 mod retention;
 mod schedule;
+mod seeds;
 mod targets;
 mod telemetry;
 mod world;

@@ -191,6 +191,7 @@ impl Message for FromEdge {
             FromEdge::Evidence(minutes) if minutes.len() > MAX_MINUTES => Some("more than a day of evidence"),
             FromEdge::Telemetry(report) if report.size() > MAX_REPORT => Some("telemetry over 300 bytes"),
             FromEdge::Appliance(appliance) => appliance_excess(appliance),
+            FromEdge::Seeding(seeding) => seeding.excess(),
             _ => None,
         }
     }
@@ -217,6 +218,10 @@ impl Message for FromGateway {
             FromGateway::Welcome(welcome) => addresses_excess(&welcome.addresses),
             FromGateway::Addresses(addresses) => addresses_excess(addresses),
             FromGateway::Held { sealed, .. } if long_list(sealed) => Some("more than 64 generations"),
+            FromGateway::Holding { sealed, promised, .. } if long_list(sealed) || long_list(promised) => {
+                Some("more than 64 generations")
+            }
+            FromGateway::Seeds(known) if long_list(&known.seeds) => Some("more than 64 seeds"),
             FromGateway::Certificate { authorities, .. } if long_list(authorities) => Some("more than 64 authorities"),
             FromGateway::Answer(answer) if answer.found.len() > MAX_MARKS => Some("more answers than marks"),
             FromGateway::Policy(policy) if policy.document.len() > MAX_DOCUMENT => Some("policy over 64 KiB"),
@@ -301,7 +306,8 @@ impl Message for EnrolReply {
 mod tests {
     use super::*;
     use crate::message::{Ask, EdgeStatus, VolumeOffer};
-    use dedupe::{Kind, LineageId, Mark};
+    use crate::seeding::{MAX_NOTE, SeedState, Seeding};
+    use dedupe::{ByteCount, GenerationId, Kind, LineageId, Mark, Root, RootScheme, SeedId, UnixMillis};
 
     fn status(doing: &str) -> FromEdge {
         FromEdge::Status(EdgeStatus { doing: doing.into(), ..EdgeStatus::default() })
@@ -373,7 +379,25 @@ mod tests {
         let ask = |count| FromEdge::Ask(Ask { id: 1, marks: vec![Mark([7; 6]); count] });
         assert!(encode(&volume(&"é".repeat(MAX_NAME))).is_ok());
         assert!(encode(&ask(MAX_MARKS)).is_ok());
-        for broken in [volume(&"é".repeat(MAX_NAME + 1)), volume(""), ask(MAX_MARKS + 1)] {
+        let seeding = |volume: &str, note: usize| {
+            FromEdge::Seeding(Seeding {
+                seed: SeedId([1; 16]),
+                lineage: LineageId([1; 16]),
+                volume: volume.into(),
+                generation: GenerationId([2; 16]),
+                root: Root { scheme: RootScheme::Blake3, hash: [3; 32] },
+                size: ByteCount(512),
+                captured_at: UnixMillis(1),
+                state: SeedState::Exported,
+                at: UnixMillis(1),
+                way: None,
+                note: "é".repeat(note),
+            })
+        };
+        assert!(encode(&seeding(&"é".repeat(MAX_NAME), MAX_NOTE)).is_ok());
+        let seeds = [seeding("", 0), seeding(&"é".repeat(MAX_NAME + 1), 0), seeding("v", MAX_NOTE + 1)];
+        let others = [volume(&"é".repeat(MAX_NAME + 1)), volume(""), ask(MAX_MARKS + 1)];
+        for broken in others.into_iter().chain(seeds) {
             assert!(matches!(encode(&broken), Err(EncodeError::Limit { .. })));
             let body = postcard::to_extend(&broken, Vec::new()).unwrap();
             assert!(matches!(decode::<FromEdge>(&body), Err(DecodeError::Limit { .. })));

@@ -184,6 +184,11 @@ impl Key {
         parse(certificate).is_ok_and(|c| c.public_key().subject_public_key.data.as_ref() == self.pair.public_key_raw())
     }
 
+    /// Signs what an edge says of itself on paper or media, see [`crate::signed`]. ECDSA P-256 over SHA-256, ASN.1.
+    pub(crate) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, IdentityError> {
+        rcgen::SigningKey::sign(&self.pair, message).map_err(IdentityError::Sign)
+    }
+
     /// For TLS.
     pub fn to_rustls(&self) -> PrivateKeyDer<'static> {
         PrivatePkcs8KeyDer::from(self.pair.serialize_der()).into()
@@ -310,6 +315,11 @@ fn params(name: &str, serial: Serial, valid_until: UnixMillis) -> CertificatePar
 fn whole_second(time: UnixMillis) -> UnixMillis {
     const YEAR_9999: u64 = 253_370_764_800_000;
     UnixMillis(time.0.min(YEAR_9999) / 1000 * 1000)
+}
+
+/// The public key of a certificate, as a point of P-256.
+pub(crate) fn public_key(der: &[u8]) -> Result<Vec<u8>, IdentityError> {
+    Ok(parse(der)?.public_key().subject_public_key.data.to_vec())
 }
 
 /// When a certificate (DER) ends.

@@ -7,8 +7,10 @@
 //! * [`token`]: the one-time invitation of a new edge.
 //! * [`clock`]: the time by which certificates are judged.
 //! * [`policy`]: the signed policy of a site.
+//! * [`signed`]: what an edge signs for when there is no session: manifests of shipped media.
 //! * [`statement`]: what the gateway states and signs for people who ask later: proofs.
 //! * [`release`]: releases of the appliance's system: their signed manifest, and what is said about them.
+//! * [`seeding`]: where a seed by courier is.
 //! * [`telemetry`]: what an edge tells of itself.
 //! * [`session`]: the gateway's half of a control session, as a pure state machine.
 //! * [`tls`]: TLS configurations of both ends for QUIC.
@@ -22,7 +24,9 @@ pub mod identity;
 pub mod message;
 pub mod policy;
 pub mod release;
+pub mod seeding;
 pub mod session;
+pub mod signed;
 pub mod statement;
 pub mod stream;
 pub mod telemetry;

@@ -5,6 +5,7 @@
 
 use crate::policy::SignedPolicy;
 use crate::release::{Appliance, Order, PartFollows, PartWanted};
+use crate::seeding::{Promised, Seeding, Seeds};
 use crate::telemetry::Report;
 use dedupe::{
     BlockNumber, BlockRun, ByteCount, GenerationId, Kind, LineageId, Mark, Measured, Root, UnixMillis, Wanted,
@@ -99,6 +100,8 @@ pub enum FromEdge {
     },
     /// Which system this appliance runs. Answered by [`FromGateway::Release`]. An edge that is no appliance does not say it. Since version 5.
     Appliance(Appliance),
+    /// Where a seed by courier is: before its volume is announced, and when that changes. Answered by [`FromGateway::Seeds`]. Since version 6.
+    Seeding(Seeding),
 }
 
 /// What the gateway says on a control connection.
@@ -203,6 +206,24 @@ pub enum FromGateway {
     },
     /// Which release the edge is to run, if a roll-out has reached its site: after each [`FromEdge::Appliance`], and when it changes. Since version 5.
     Release(Option<Order>),
+    /// Takes the place of [`FromGateway::Held`]; also said when what is held changed by an import. Since version 6.
+    Holding {
+        /// The volume's lineage.
+        lineage: LineageId,
+        /// Sealed generations, newest first, at most 64.
+        sealed: Vec<(GenerationId, Root)>,
+        /// A draft that this edge may go on with, and the number of its next parcel.
+        draft: Option<(GenerationId, u32)>,
+        /// Generations that are promised, newest first, at most 64: usable as bases too, for what then waits with them.
+        promised: Vec<Promised>,
+    },
+    /// Takes the place of [`FromGateway::Sealed`] where the generation builds on a promised one: it is complete and durable, and waits. Since version 6.
+    Waits {
+        /// The generation.
+        generation: GenerationId,
+    },
+    /// What the gateway knows of this site's seeds: after the welcome, after each [`FromEdge::Seeding`], and when it changes. Since version 6.
+    Seeds(Seeds),
 }
 
 /// A sealed generation that the gateway holds.

@@ -17,6 +17,7 @@ use crate::message::{
     Ask, EdgeStatus, FromEdge, FromGateway, GenerationOffer, Hello, Minute, Refusal, VolumeOffer, Welcome,
 };
 use crate::release::Appliance;
+use crate::seeding::Seeding;
 use crate::telemetry::{Hearer, SiteFigures, VolumeFigures};
 use crate::version::Version;
 use dedupe::{BlockRun, GenerationId, LineageId, Root, UnixMillis};
@@ -124,6 +125,8 @@ pub enum Action {
     },
     /// Note which system the edge runs; answered with the release that it is to run.
     NoteAppliance(Appliance),
+    /// Note where a seed is; answered with what is known of all of the site.
+    NoteSeed(Seeding),
     /// Close the connection once everything is sent.
     Close(Refusal),
 }
@@ -259,6 +262,7 @@ fn said(open: &mut Open, version: Version, message: FromEdge) -> Result<Action, 
         FromEdge::List { id, lineage, before } => Action::List { id, lineage, before },
         FromEdge::Measure { id, generation, base } => Action::Measure { id, generation, base },
         FromEdge::Appliance(appliance) => Action::NoteAppliance(appliance),
+        FromEdge::Seeding(seeding) => Action::NoteSeed(seeding),
         FromEdge::Telemetry(report) => {
             open.telemetry.hear(&report).map_err(|error| error.to_string())?;
             // A volume that is told of before it is announced is known with the next report.
@@ -283,7 +287,9 @@ fn note_reply(open: &mut Open, reply: &FromGateway) {
                 *stage = Stage::Accepted;
             }
         }
-        FromGateway::Refuse { generation, .. } | FromGateway::Sealed { generation, .. } => {
+        FromGateway::Refuse { generation, .. }
+        | FromGateway::Sealed { generation, .. }
+        | FromGateway::Waits { generation } => {
             open.generations.remove(generation);
         }
         _ => {}
@@ -481,5 +487,19 @@ mod tests {
         }
         assert!(!session.is_closed());
         assert_broken(session, volume(LineageId([0xff; 16])), "more than 1024 volumes");
+    }
+
+    #[test]
+    fn a_generation_that_waits_is_received_no_more() {
+        let mut session = open(Version::V6);
+        session.step(Event::Said(volume(LINEAGE)), NOW);
+        session.step(Event::Said(offer()), NOW);
+        session.step(Event::Ready(FromGateway::Accept { generation: GENERATION, next_parcel: 0 }), NOW);
+        session.step(Event::Said(FromEdge::Seal { generation: GENERATION, parcels: 0, root: ROOT }), NOW);
+        let waits = FromGateway::Waits { generation: GENERATION };
+        assert_eq!(session.step(Event::Ready(waits.clone()), NOW), [Action::Send(waits)]);
+        assert!(!session.receives(GENERATION));
+        let again = FromEdge::Seal { generation: GENERATION, parcels: 0, root: ROOT };
+        assert!(matches!(session.step(Event::Said(again), NOW)[..], [_, Action::Close(Refusal::Protocol(_))]));
     }
 }

@@ -114,7 +114,7 @@ pub fn enrolment(fingerprint: [u8; 32], time: Arc<KnownTime>) -> quinn::ClientCo
     quic_client(config, vec![ENROL_ALPN.to_vec()])
 }
 
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
@@ -132,7 +132,7 @@ fn quic_client(mut config: ClientConfig, alpn: Vec<Vec<u8>>) -> quinn::ClientCon
     quinn::ClientConfig::new(Arc::new(quic))
 }
 
-fn roots(authorities: &[Vec<u8>]) -> Result<Arc<RootCertStore>, TlsError> {
+pub(crate) fn roots(authorities: &[Vec<u8>]) -> Result<Arc<RootCertStore>, TlsError> {
     let mut roots = RootCertStore::empty();
     for authority in authorities {
         let added = roots.add(CertificateDer::from(authority.as_slice()));

@@ -19,10 +19,12 @@ pub enum Version {
     V4,
     /// Adds releases of the appliance's system: [`FromEdge::Appliance`], [`FromGateway::Release`], and [`crate::message::DataRequest::Part`].
     V5,
+    /// Adds seeds by courier: [`FromEdge::Seeding`], [`FromGateway::Seeds`], [`FromGateway::Holding`] and [`FromGateway::Waits`].
+    V6,
 }
 
 /// What this build speaks, newest first.
-pub const SPOKEN: [Version; 5] = [Version::V5, Version::V4, Version::V3, Version::V2, Version::V1];
+pub const SPOKEN: [Version; 6] = [Version::V6, Version::V5, Version::V4, Version::V3, Version::V2, Version::V1];
 
 /// ALPN of the connection on which an edge without a certificate enrols.
 pub const ENROL_ALPN: &[u8] = b"sluice-enrol/1";
@@ -30,7 +32,7 @@ pub const ENROL_ALPN: &[u8] = b"sluice-enrol/1";
 /// The peer and this build have no version in common.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "protocol `{0}` is not spoken here (spoken: sluice/5, sluice/4, sluice/3, sluice/2, sluice/1); upgrade the gateway first, then its edges"
+    "protocol `{0}` is not spoken here (spoken: sluice/6, sluice/5, sluice/4, sluice/3, sluice/2, sluice/1); upgrade the gateway first, then its edges"
 )]
 pub struct Unknown(pub String);
 
@@ -55,6 +57,7 @@ impl Version {
             Version::V3 => b"sluice/3",
             Version::V4 => b"sluice/4",
             Version::V5 => b"sluice/5",
+            Version::V6 => b"sluice/6",
         }
     }
 
@@ -82,6 +85,9 @@ impl Version {
             FromEdge::Appliance(_) if self < Version::V5 => {
                 Err(NotInVersion { message: "word about the appliance's system", since: Version::V5, version: self })
             }
+            FromEdge::Seeding(_) if self < Version::V6 => {
+                Err(NotInVersion { message: "word about a seed", since: Version::V6, version: self })
+            }
             _ => Ok(()),
         }
     }
@@ -105,6 +111,9 @@ impl Version {
             }
             FromGateway::Release(_) if self < Version::V5 => {
                 Err(NotInVersion { message: "an order about a release", since: Version::V5, version: self })
+            }
+            FromGateway::Holding { .. } | FromGateway::Waits { .. } | FromGateway::Seeds(_) if self < Version::V6 => {
+                Err(NotInVersion { message: "an answer about seeds", since: Version::V6, version: self })
             }
             _ => Ok(()),
         }
@@ -140,7 +149,7 @@ mod tests {
         let refused = negotiate(&SPOKEN, &[b"sluice/8", b"sluice/7"]).unwrap_err();
         assert_eq!(
             refused.to_string(),
-            "protocol `sluice/8, sluice/7` is not spoken here (spoken: sluice/5, sluice/4, sluice/3, sluice/2, sluice/1); upgrade the gateway first, then its edges"
+            "protocol `sluice/8, sluice/7` is not spoken here (spoken: sluice/6, sluice/5, sluice/4, sluice/3, sluice/2, sluice/1); upgrade the gateway first, then its edges"
         );
         assert!(Version::from_alpn(b"h3").is_err());
     }
@@ -185,6 +194,16 @@ mod tests {
         assert_eq!(
             Version::V4.allows_reply(&order).unwrap_err().to_string(),
             "an order about a release exists since version V5, and this session speaks V4"
+        );
+    }
+
+    #[test]
+    fn seeds_need_version_6() {
+        let waits = FromGateway::Waits { generation: dedupe::GenerationId([1; 16]) };
+        assert!(Version::V6.allows_reply(&waits).is_ok());
+        assert_eq!(
+            Version::V5.allows_reply(&waits).unwrap_err().to_string(),
+            "an answer about seeds exists since version V6, and this session speaks V5"
         );
     }
 }

@@ -5,14 +5,15 @@
 #![allow(clippy::unwrap_used)] // tests
 
 use dedupe::{
-    BlockNumber, BlockRun, ByteCount, GenerationId, Kind, LineageId, Mark, Measured, Root, RootScheme, UnixMillis,
-    Wanted,
+    BlockNumber, BlockRun, ByteCount, GenerationId, Kind, LineageId, Mark, Measured, Root, RootScheme, SeedId,
+    UnixMillis, Wanted,
 };
 use std::path::{Path, PathBuf};
 use wire::frame::{self, Message};
 use wire::message::*;
 use wire::policy::SignedPolicy;
 use wire::release::{Appliance, Order, PartFollows, PartWanted, ReleaseId, Stage, Trial};
+use wire::seeding::{KnownSeed, Promise, Promised, SeedKey, SeedState, Seeding, Seeds, Way};
 use wire::telemetry::{Report, SiteFigures, Teller, VolumeFigures, VolumeState};
 use wire::version::{ENROL_ALPN, SPOKEN, Version};
 
@@ -84,7 +85,47 @@ fn from_edge() -> Named<FromEdge> {
             FromEdge::Appliance(appliance(Stage::Fetching { release: NEW, done: 70_000, total: 1_900_000 })),
         ),
         ("appliance-installing", FromEdge::Appliance(appliance(Stage::Installing { release: NEW }))),
+        ("seeding", FromEdge::Seeding(seeding(SeedState::Shipped, None))),
+        ("seeding-abandoned", FromEdge::Seeding(seeding(SeedState::Abandoned, Some(Way::Line)))),
         ("appliance-failed", FromEdge::Appliance(appliance(Stage::Failed { release: NEW, why: "no room".into() }))),
+    ]
+}
+
+const SEED: SeedId = SeedId([0x66; 16]);
+
+fn seeding(state: SeedState, way: Option<Way>) -> Seeding {
+    Seeding {
+        seed: SEED,
+        lineage: LINEAGE,
+        volume: "core-db".into(),
+        generation: GENERATION,
+        root: ROOT,
+        size: ByteCount(20 << 30),
+        captured_at: NOW,
+        state,
+        at: NOW,
+        way,
+        note: "courier 1234".into(),
+    }
+}
+
+fn seeds() -> Vec<(&'static str, FromGateway)> {
+    let known = KnownSeed { seed: SEED, lineage: LINEAGE, generation: GENERATION, state: SeedState::Lost, way: None };
+    let over = KnownSeed { state: SeedState::Abandoned, way: Some(Way::NewSeed), ..known };
+    let key = SeedKey { id: [0x77; 8], public: [0x88; 32] };
+    let promised = |generation, promise| Promised { generation, root: ROOT, promise };
+    vec![
+        ("seeds", FromGateway::Seeds(Seeds { key, seeds: vec![known, over] })),
+        (
+            "holding",
+            FromGateway::Holding {
+                lineage: LINEAGE,
+                sealed: vec![(PARENT, ROOT)],
+                draft: Some((GENERATION, 2)),
+                promised: vec![promised(PARENT, Promise::Waiting), promised(GENERATION, Promise::Expected)],
+            },
+        ),
+        ("waits", FromGateway::Waits { generation: GENERATION }),
     ]
 }
 
@@ -186,6 +227,7 @@ fn from_gateway() -> Named<FromGateway> {
         ("release-none", FromGateway::Release(None)),
         ("bye", FromGateway::Bye { why: Refusal::Cloned }),
     ]);
+    all.extend(seeds());
     all
 }
 
@@ -276,12 +318,14 @@ fn messages_of_the_edge_keep_their_bytes() {
     let (first, later): (Vec<_>, Vec<_>) = from_edge().into_iter().partition(|(_, m)| Version::V1.allows(m).is_ok());
     let (second, later): (Vec<_>, Vec<_>) = later.into_iter().partition(|(_, m)| Version::V2.allows(m).is_ok());
     let (third, later): (Vec<_>, Vec<_>) = later.into_iter().partition(|(_, m)| Version::V3.allows(m).is_ok());
-    let (fourth, fifth): (Vec<_>, Vec<_>) = later.into_iter().partition(|(_, m)| Version::V4.allows(m).is_ok());
+    let (fourth, later): (Vec<_>, Vec<_>) = later.into_iter().partition(|(_, m)| Version::V4.allows(m).is_ok());
+    let (fifth, sixth): (Vec<_>, Vec<_>) = later.into_iter().partition(|(_, m)| Version::V5.allows(m).is_ok());
     check("v1/from-edge", first);
     check("v2/from-edge", second);
     check("v3/from-edge", third);
     check("v4/from-edge", fourth);
     check("v5/from-edge", fifth);
+    check("v6/from-edge", sixth);
 }
 
 #[test]
@@ -289,11 +333,13 @@ fn messages_of_the_gateway_keep_their_bytes() {
     let (first, later): (Vec<_>, Vec<_>) =
         from_gateway().into_iter().partition(|(_, m)| Version::V1.allows_reply(m).is_ok());
     let (second, later): (Vec<_>, Vec<_>) = later.into_iter().partition(|(_, m)| Version::V2.allows_reply(m).is_ok());
-    let (fourth, fifth): (Vec<_>, Vec<_>) = later.into_iter().partition(|(_, m)| Version::V4.allows_reply(m).is_ok());
+    let (fourth, later): (Vec<_>, Vec<_>) = later.into_iter().partition(|(_, m)| Version::V4.allows_reply(m).is_ok());
+    let (fifth, sixth): (Vec<_>, Vec<_>) = later.into_iter().partition(|(_, m)| Version::V5.allows_reply(m).is_ok());
     check("v1/from-gateway", first);
     check("v2/from-gateway", second);
     check("v4/from-gateway", fourth);
     check("v5/from-gateway", fifth);
+    check("v6/from-gateway", sixth);
 }
 
 #[test]
@@ -321,6 +367,9 @@ fn parcels_and_enrolments_keep_their_bytes() {
 
 #[test]
 fn protocol_names_never_change() {
-    assert_eq!(SPOKEN.map(Version::alpn), [b"sluice/5".as_slice(), b"sluice/4", b"sluice/3", b"sluice/2", b"sluice/1"]);
+    assert_eq!(
+        SPOKEN.map(Version::alpn),
+        [b"sluice/6".as_slice(), b"sluice/5", b"sluice/4", b"sluice/3", b"sluice/2", b"sluice/1"]
+    );
     assert_eq!(ENROL_ALPN, b"sluice-enrol/1");
 }

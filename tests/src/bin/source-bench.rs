@@ -1,4 +1,4 @@
-//! source-bench: what a capture costs when only changes are read, beside a full re-read of the same disk in the same run; and NBD over latency.
+//! source-bench: what a capture costs when only changes are read, beside a full re-read of the same disk in the same run; NBD over latency; and shipped media.
 //!
 //! Prints a table and writes rows `{what, asked, measured, unit, holds}`. Needs qemu-img, qemu-io, qemu-nbd and nbdkit; and root for cold rows, to
 //! empty the page cache.
@@ -11,6 +11,7 @@ use dedupe::ByteCount;
 use lab::codec::Sender;
 use lab::nbd::{NbdServer, TrackedImage};
 use lab::report::{Verdict, parse_size, print_verdicts, write_json};
+use lab::seeds::{self, Content};
 use lab::volumes::Random;
 use sluice_edge::capture::How;
 use sluice_edge::capture::sample::Sampling;
@@ -33,6 +34,9 @@ struct Asked {
     /// Where volumes and stores are made.
     #[arg(long, value_name = "DIR", default_value_os_t = std::env::temp_dir())]
     work: PathBuf,
+    /// Only the rows of shipped media.
+    #[arg(long)]
+    seeds: bool,
     /// Write the rows {what, asked, measured, unit, holds} as a JSON array into this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -56,10 +60,16 @@ fn main() -> Result<()> {
     let work = tempfile::Builder::new().prefix("source-bench-").tempdir_in(&asked.work)?;
     let bench = Bench { folder: work.path(), size: asked.size };
     let mut verdicts = Vec::new();
-    for (name, grain, most) in [("1 MiB extents", 1 << 20, 0.03), ("scattered 4 KiB", 4096, 0.15)] {
-        verdicts.extend(bench.tracked(name, grain, most)?);
+    if !asked.seeds {
+        for (name, grain, most) in [("1 MiB extents", 1 << 20, 0.03), ("scattered 4 KiB", 4096, 0.15)] {
+            verdicts.extend(bench.tracked(name, grain, most)?);
+        }
+        verdicts.extend(bench.latency()?);
     }
-    verdicts.extend(bench.latency()?);
+    for content in [Content::Noise, Content::Half] {
+        let folder = tempfile::tempdir_in(work.path())?;
+        verdicts.extend(seeds::measure(folder.path(), asked.size, content)?);
+    }
     print_verdicts(&verdicts);
     if let Some(file) = &asked.json {
         write_json(file, &verdicts)?;

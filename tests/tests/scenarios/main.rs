@@ -24,6 +24,8 @@ mod qemu;
 mod restore;
 mod room;
 mod scheduler;
+mod seeds;
+mod seeds_lineage;
 mod sources;
 mod targets;
 mod telemetry;

@@ -8,11 +8,11 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::path::{Path, PathBuf};
 
 /// A small file system in memory, for as long as it is held.
-struct SmallDisk(PathBuf);
+pub(super) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
     /// `None` where none may be made; the test is skipped then.
-    fn mount(at: &Path, mib: u64) -> Result<Option<Self>> {
+    pub(super) fn mount(at: &Path, mib: u64) -> Result<Option<Self>> {
         std::fs::create_dir_all(at)?;
         let size = format!("size={mib}m");
         match mount(Some("sluice-test"), at, Some("tmpfs"), MsFlags::empty(), Some(size.as_str())) {
