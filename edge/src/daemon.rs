@@ -846,6 +846,7 @@ impl Daemon {
     /// Tells volumes of news of their seeds, and keeps the gateway's key for media, as long as the daemon runs.
     async fn follow_seeds(self) {
         let (disk, stop, mut seeds) = (self.disk().clone(), self.stopping().clone(), self.link().seeds());
+        seeds.mark_changed(); // a session may have begun already
         loop {
             let key = tokio::select! {
                 () = stop.cancelled() => return,

@@ -322,6 +322,15 @@ fn every_expression_of_rules_and_dashboards_finds_something_in_what_daemons_say(
     gateway.write_config()?;
     gateway.start()?;
     wuhu.edge.stop()?;
+    // A volume whose first copy travels on a medium.
+    let (travels, medium) = (world.path().join("travels.img"), world.path().join("medium"));
+    fs::write(&travels, lab::volumes::Random::new(5, 0).noise(1 << 20))?;
+    fs::create_dir(&medium)?;
+    wuhu.edge.add_volume("travels", &travels)?;
+    wuhu.edge.run("capture", &["travels"])?;
+    let key = gateway.run("seed", &["key"])?;
+    let to = medium.to_string_lossy();
+    wuhu.edge.run("seed", &["export", "--volumes", "travels", "--key", key.trim(), "--to", &to])?;
     wuhu.edge.start()?;
     // A backlog that has a date, and an alert that is pending.
     hefei.govern(&world, &gateway, "2 Mbit/s")?;
