@@ -1,6 +1,6 @@
 //! Generations that wait for a seed: their parcels came over the line, coded against bytes that are still on their way.
 //!
-//! Nothing of them is decoded before the seed is in ([`super::join`]). Until then a parcel is a file, `waiting/<generation>/<number>.parcel`: the part as
+//! Nothing of them is decoded before the seed is in ([`mod@super::join`]). Until then a parcel is a file, `waiting/<generation>/<number>.parcel`: the part as
 //! it arrived ([`crate::incoming`]), with its hash, moved there when it was whole and verified. How many there are in a row is how far the generation
 //! is; the catalogue's row says what it is, and what it is promised to hash to when all are in.
 
