@@ -15,9 +15,7 @@ use crate::link::Link;
 use crate::metrics::{self, Metrics};
 use crate::pipeline::{Notify, Pipeline, Shared, SpoolOrStore, blocking, target_of};
 use crate::restore::{self, Restores};
-use crate::seeding::LocalSeed;
 use crate::sender::State as Sending;
-use crate::spool::SpoolError;
 use crate::state::{AddError, State, StateError};
 use crate::status::{SendingStatus, Status, Surroundings, VolumeStatus, line};
 use crate::tracks::Demoted;
@@ -825,22 +823,6 @@ impl Daemon {
         // All of what travels on media, in case they are lost.
         pairs.extend(self.disk().shipments.pinned().into_iter().map(|generation| (None, generation)));
         pairs
-    }
-
-    /// Keeps what became of a seed of a volume of this site, durable, and lets the volume's sender know: what it sends depends on it.
-    ///
-    /// # Errors
-    /// The journal cannot be written.
-    pub async fn seed_changed(&self, seed: LocalSeed) -> Result<(), DaemonError> {
-        let (disk, lineage) = (self.disk().clone(), seed.lineage);
-        blocking(move || disk.journal.put_seed(&seed))
-            .await
-            .map_err(|error| SpoolOrStore::from(SpoolError::from(error)))?;
-        let notify = self.volumes().iter().find(|(volume, _)| volume.entry.lineage == lineage).map(|(_, n)| n.clone());
-        if let Some(notify) = notify {
-            notify.seed().await;
-        }
-        Ok(())
     }
 
     /// Tells volumes of news of their seeds, and keeps the gateway's key for media, as long as the daemon runs.

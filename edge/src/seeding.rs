@@ -1,6 +1,6 @@
 //! Seeds by courier as their edge knows them: one durable row each, from the export's begin to the word that the gateway has it.
 //!
-//! Whoever exports writes rows by [`crate::Daemon::seed_changed`]; the volume's pipeline tells the gateway, holds or lets go what is sent, and takes back
+//! A shipment's record is what rows follow (`shipments/word.rs`); the volume's pipeline tells the gateway, holds or lets go what is sent, and takes back
 //! what the gateway says.
 
 use crate::journal::{Journal, JournalError, put};
@@ -103,17 +103,6 @@ impl Journal {
         self.read_all(SEEDS, &lineage.0)
     }
 
-    /// All seeds.
-    pub fn all_seeds(&self) -> Result<Vec<LocalSeed>, JournalError> {
-        self.read_all(SEEDS, &[])
-    }
-
-    /// Keeps what is known of a seed; durable on return. That its content is indexed stays so.
-    pub fn put_seed(&self, seed: &LocalSeed) -> Result<(), JournalError> {
-        self.change_seed(seed, |row| *row = LocalSeed { indexed: seed.indexed || row.indexed, ..seed.clone() })
-            .map(drop)
-    }
-
     /// Changes the row of a seed in one commit, whoever else changes something of it; a row that is not there yet begins as `seed`. The row as it is then.
     pub(crate) fn change_seed(
         &self,
@@ -199,14 +188,16 @@ mod tests {
         let (first, second) = (seed(SeedState::Abandoned), seed(SeedState::Exported));
         let second = LocalSeed { id: SeedId([9; 16]), begun: UnixMillis(5), ..second };
         let journal = Journal::open(&path).unwrap();
-        journal.put_seed(&first).unwrap();
-        journal.put_seed(&second).unwrap();
+        journal.change_seed(&first, |_| {}).unwrap();
+        journal.change_seed(&second, |_| {}).unwrap();
         drop(journal);
         let journal = Journal::open(&path).unwrap();
         let seeds = journal.seeds(first.lineage).unwrap();
         assert_eq!((seeds.len(), current(&seeds)), (2, Some(&second)));
         assert_eq!(journal.seeds(LineageId([8; 16])).unwrap(), []);
-        journal.put_seed(&LocalSeed { indexed: false, state: SeedState::Shipped, ..second.clone() }).unwrap();
+        journal
+            .change_seed(&LocalSeed { indexed: false, ..second.clone() }, |row| row.state = SeedState::Shipped)
+            .unwrap();
         let seeds = journal.seeds(first.lineage).unwrap();
         assert_eq!(current(&seeds), Some(&LocalSeed { state: SeedState::Shipped, ..second }), "it stays indexed");
     }
